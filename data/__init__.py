@@ -1,0 +1,1 @@
+"""From a data file to batches: reading, sequences, targets, splits, scaling, batching."""

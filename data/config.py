@@ -1,0 +1,80 @@
+"""How a data file is to be read and divided."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spec.errors import ConfigError
+from spec.options import option, validate
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Data"""
+
+    data_path: str | None = option(
+        None, "CSV, .npz or .safetensors to train on; none: a bundled sample"
+    )
+    test_path: str | None = option(None, "file to test on; none: a part of --data_path")
+    task: Literal["auto", "regression", "classification"] = option(
+        "auto", "what the target is; auto decides and says why"
+    )
+    target: str | None = option(None, "target column, or several as a,b; none: the last column")
+    num_features: int | None = option(
+        None,
+        "features of each time step, where the header does not say",
+        "a whole number >= 1",
+        lambda n: n >= 1,
+    )
+    windows: int | None = option(
+        None,
+        "read one long series, a row a step, and cut windows of this many steps",
+        "a whole number >= 1",
+        lambda n: n >= 1,
+    )
+    horizon: int = option(
+        1,
+        "steps from a window's end to its target",
+        "a whole number >= 1",
+        lambda n: n >= 1,
+    )
+    split: Literal["auto", "random", "time"] = option(
+        "auto", "random (classes in proportion), or time: the last rows; auto: time for --windows"
+    )
+    valid_fraction: float = option(
+        0.15,
+        "part of the training rows kept for validation; 0 for none",
+        "a number, 0 <= valid_fraction < 1",
+        lambda x: 0 <= x < 1,
+    )
+    test_fraction: float = option(
+        0.15,
+        "part of the rows kept for the test, without --test_path",
+        "a number, 0 < test_fraction < 1",
+        lambda x: 0 < x < 1,
+    )
+    missing: Literal["error", "drop", "mean"] = option(
+        "error", "a missing feature inside a sequence: stop, drop the row, or take the mean"
+    )
+    delimiter: str = option(
+        ",",
+        "between cells; tab for a tab",
+        "one character that no number contains, or tab",
+        lambda d: d == "tab" or (len(d) == 1 and d not in "0123456789+-.eE\"'\r\n"),
+    )
+    decimal: Literal[".", ","] = option(".", "decimal point")
+    header: Literal["auto", "yes", "no"] = option("auto", "whether the first line names columns")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.delimiter == self.decimal:
+            raise ConfigError("--decimal ',': needs another --delimiter, for instance ';'")
+        if self.windows is not None and self.split == "random":
+            raise ConfigError(
+                "--split random: windows overlap, so a random split would show the test's values "
+                "to the training; use --split time"
+            )
+
+    @property
+    def in_time(self) -> bool:
+        """Whether the parts follow each other in the order of the file."""
+        return self.split == "time" or (self.split == "auto" and self.windows is not None)

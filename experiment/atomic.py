@@ -1,0 +1,54 @@
+"""Write a file whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from spec.errors import OutputError
+
+MARK = ".seqduet-part"
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file by new content that is on the disk first; on an error the old file stays.
+
+    Raises:
+      OutputError: the disk is full, the directory read-only or absent.
+    """
+    try:
+        number, part = tempfile.mkstemp(suffix=MARK, prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with open(number, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                os.fchmod(file.fileno(), 0o666 & ~umask())
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def umask() -> int:
+    """Return the process's file mode mask, which can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def sync_directory(directory: Path) -> None:
+    """Put a rename on the disk."""
+    number = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def remove_parts(directory: Path) -> None:
+    """Delete what killed writers of this module left behind; the caller holds the lock."""
+    for part in directory.glob(f".*{MARK}"):
+        part.unlink(missing_ok=True)

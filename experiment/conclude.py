@@ -1,0 +1,63 @@
+"""The end of a run: test the best checkpoint, compare with baselines, write the summary."""
+
+import json
+import math
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from experiment import checkpoint
+from experiment.baselines import baselines
+from experiment.loop import Training, measure, predict_part
+from experiment.run_directory import BEST
+from experiment.start import init_state
+from spec import __version__
+from spec.params import parameter_schema
+
+PACKAGES = {"torch": ("torch",), "jax": ("jax", "jaxlib", "flax", "optax")}
+
+
+def conclude(training: Training, history: list[dict[str, Any]]) -> dict[str, Any]:
+    """Test the best checkpoint; write and return the summary."""
+    config, dataset, backend = training.config, training.dataset, training.backend
+    best = checkpoint.load(training.directory.path / BEST)
+    state = init_state(backend, config, dataset, best.arrays, best.progress.step)
+    outputs = predict_part(backend, state, dataset.test).outputs
+    summary = {
+        "backend": config.backend,
+        "model": config.model,
+        "task": dataset.meaning.task,
+        "dtype": config.dtype,
+        "seed": config.seed,
+        "parameters": sum(math.prod(s.shape) for s in parameter_schema(training.model).values()),
+        "epochs": training.progress.epoch,
+        "best_epoch": best.progress.epoch,
+        "seconds": round(sum(entry["seconds"] for entry in history), 3),
+        "test": measure(dataset.meaning, outputs, dataset.test_known),
+        "baselines": baselines(dataset),
+        "versions": versions(config.backend),
+    }
+    training.directory.write("summary.json", json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def versions(backend: str) -> dict[str, str]:
+    """Return what the run was computed with."""
+    found = {"seqduet": __version__, "python": platform.python_version()}
+    for package in ("numpy", *PACKAGES[backend]):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Lay out the test metrics beside the baselines'."""
+    rows = {f"{summary['model']} ({summary['backend']})": summary["test"]} | summary["baselines"]
+    names = list(summary["test"])
+    width = max(map(len, rows))
+    lines = [f"{'test':<{width}}" + "".join(f"{name:>12}" for name in names)]
+    for row, values in rows.items():
+        lines.append(f"{row:<{width}}" + "".join(f"{values[name]:>12.6g}" for name in names))
+    return "\n".join(lines)

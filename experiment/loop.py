@@ -1,0 +1,167 @@
+"""The training loop, the same for either backend.
+
+Dimensions: N rows of a part, T time, O outputs.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from data.batching import Part, in_order, shuffled
+from data.dataset import Dataset, Known, Meaning
+from experiment import metrics
+from experiment.checkpoint import Checkpoint, Progress, model_config
+from experiment.config import RunConfig
+from experiment.run_directory import RunDirectory
+from spec.backend import Backend, Prediction
+from spec.batch import keep_masks
+from spec.errors import DivergedError
+
+EVALUATION_ROWS = 256
+
+
+def predict_part(backend: Backend, state: Any, part: Part) -> Prediction:
+    """Predict every sequence of a part, in order."""
+    batches = [
+        backend.predict(state, part.batch(positions))
+        for positions in in_order(len(part), EVALUATION_ROWS)
+    ]
+    attention = [batch.attention for batch in batches]
+    return Prediction(
+        np.concatenate([batch.outputs for batch in batches]),
+        None if attention[0] is None else np.concatenate(attention),
+    )
+
+
+def scaled_loss(meaning: Meaning, outputs: np.ndarray, targets: np.ndarray) -> float:
+    """Return the loss that training minimises, in float64: log loss, or MSE in scaled units."""
+    if meaning.task == "classification":
+        return metrics.classification(metrics.softmax(outputs), targets)["log_loss"]
+    return metrics.regression(outputs.astype(np.float64), targets)["mse"]
+
+
+def measure(meaning: Meaning, outputs: np.ndarray, known: Known) -> dict[str, float]:
+    """Return the metrics of outputs [N, O], in the unit of the data."""
+    if meaning.task == "classification":
+        return metrics.classification(metrics.softmax(outputs), known.targets)
+    return metrics.regression(meaning.scaling.restore(outputs), known.targets)
+
+
+def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
+    """Return the optimiser steps of one epoch."""
+    return math.ceil(len(dataset.train) / config.batch_size)
+
+
+class Training:
+    """A run under way: the backend's state, how far it is, and where it is written."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        dataset: Dataset,
+        backend: Backend,
+        state: Any,
+        progress: Progress,
+        directory: RunDirectory,
+    ) -> None:
+        self.config = config
+        self.dataset = dataset
+        self.backend = backend
+        self.state = state
+        self.progress = progress
+        self.directory = directory
+        self.model = model_config(config, dataset.meaning)
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint of this moment."""
+        arrays = self.backend.export_arrays(self.state)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise DivergedError(f"step {self.progress.step}: {name} is no longer finite")
+        meaning, sha256 = self.dataset.meaning, self.dataset.sha256
+        self.directory.save(Checkpoint(arrays, self.config, meaning, self.progress, sha256), best)
+
+    def epochs(self, stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+        """Train to the last epoch, or until no better one came for `patience`.
+
+        Yields the metrics of each epoch once its checkpoint is written. Ends early, after the
+        step under way and with a checkpoint, when `stop` says so.
+
+        Raises:
+          DivergedError: loss or gradient is not finite; the last checkpoint stays.
+        """
+        while self.progress.epoch < self.config.epochs and not self.out_of_patience():
+            began = time.perf_counter()
+            norm = self.train_epoch(stop)
+            if norm is None:
+                self.save()
+                return
+            entry, best = self.finish_epoch(norm)
+            entry["seconds"] = round(time.perf_counter() - began, 4)
+            self.directory.add_metrics(entry)
+            self.save(best)
+            yield entry
+            if stop():
+                return
+
+    def out_of_patience(self) -> bool:
+        """Whether the best epoch lies `patience` epochs back."""
+        waited = self.progress.epoch - self.progress.best_epoch
+        return self.config.patience is not None and waited >= self.config.patience
+
+    def train_epoch(self, stop: Callable[[], bool]) -> float | None:
+        """Take the steps left in the epoch; return its last gradient norm, None if stopped."""
+        train, config, progress = self.dataset.train, self.config, self.progress
+        norm = 0.0
+        batches = shuffled(len(train), config.batch_size, config.seed, progress.epoch)
+        for positions in batches[progress.batch :]:
+            if stop():
+                return None
+            batch = train.batch(positions)
+            rows, steps = batch.inputs.shape[:2]
+            keep = keep_masks(self.model, config.seed, progress.step, rows, steps)
+            self.state, result = self.backend.train_step(self.state, replace(batch, keep=keep))
+            if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+                raise DivergedError(
+                    f"step {progress.step + 1} (epoch {progress.epoch + 1}): loss {result.loss}, "
+                    f"gradient norm {result.gradient_norm}; the last finite checkpoint is kept in "
+                    f"{self.directory.path}; try a smaller --lr or --clip_norm"
+                )
+            norm = result.gradient_norm
+            progress = self.progress = replace(
+                progress,
+                batch=progress.batch + 1,
+                step=progress.step + 1,
+                loss_sum=progress.loss_sum + result.loss * rows,
+                rows=progress.rows + rows,
+            )
+        return norm
+
+    def finish_epoch(self, norm: float) -> tuple[dict[str, Any], bool]:
+        """Validate; return the epoch's metrics and whether it is the best so far."""
+        progress, valid = self.progress, self.dataset.valid
+        epoch = progress.epoch + 1
+        train_loss = progress.loss_sum / progress.rows
+        entry = {"epoch": epoch, "step": progress.step, "train_loss": train_loss}
+        judged = train_loss
+        if len(valid):
+            outputs = predict_part(self.backend, self.state, valid).outputs
+            judged = scaled_loss(self.dataset.meaning, outputs, valid.targets[valid.rows])
+            entry["valid_loss"] = judged
+            if self.dataset.meaning.task == "classification":
+                entry["valid_accuracy"] = float(
+                    (outputs.argmax(axis=1) == valid.targets[valid.rows]).mean()
+                )
+        entry["gradient_norm"] = norm
+        best = math.isfinite(judged) and (progress.best_loss is None or judged < progress.best_loss)
+        self.progress = Progress(
+            epoch,
+            step=progress.step,
+            best_loss=judged if best else progress.best_loss,
+            best_epoch=epoch if best else progress.best_epoch,
+        )
+        return entry, best

@@ -1,0 +1,68 @@
+"""NumPy <-> JAX: dtype, device and threads in one place."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax import Array
+from jax.tree_util import tree_leaves_with_path
+
+from spec.config import Execution
+from spec.errors import ConfigError
+
+
+def prepare(execution: Execution) -> None:
+    """Set what holds for the whole process: CPU threads, and a device that exists.
+
+    Raises:
+      ConfigError: the device is unknown or absent.
+    """
+    if execution.threads is not None:
+        os.environ["NPROC"] = str(execution.threads)  # XLA reads it when it starts.
+    if execution.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    try:
+        device(execution)
+    except (RuntimeError, IndexError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"--device {execution.device!r}: JAX cannot use it ({reason})") from None
+
+
+def device(execution: Execution) -> jax.Device:
+    """Return the device; "gpu" is JAX's name for "cuda"."""
+    platform, _, index = execution.device.partition(":")
+    return jax.devices(platform)[int(index or 0)]
+
+
+def from_numpy(array: np.ndarray, execution: Execution) -> Array:
+    """Put an array on the device: numbers in the execution's dtype, whole numbers and masks as they are.
+
+    The result never shares memory with the array.
+    """
+    dtype = execution.dtype if array.dtype.kind == "f" else None
+    # The copy is NumPy's: device_put may keep the very memory it is given.
+    return jax.device_put(np.array(array, dtype), device(execution))
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """Copy an array to NumPy, keeping its dtype."""
+    return np.array(array)
+
+
+def to_tree(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn names with dots into nested dicts."""
+    tree: dict[str, Any] = {}
+    for name, leaf in named.items():
+        *parts, last = name.split(".")
+        branch = tree
+        for part in parts:
+            branch = branch.setdefault(part, {})
+        branch[last] = leaf
+    return tree
+
+
+def to_names(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn nested dicts into names with dots."""
+    return {".".join(key.key for key in path): leaf for path, leaf in tree_leaves_with_path(tree)}

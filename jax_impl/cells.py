@@ -1,0 +1,56 @@
+"""Recurrent cells, one time step each.
+
+Dimensions: B batch, D input features, H hidden units.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+from jax.nn import relu, sigmoid, tanh
+from jaxtyping import Float
+
+
+class LSTMState(NamedTuple):
+    h: Float[Array, "*L B H"]
+    c: Float[Array, "*L B H"]
+
+
+def rnn_cell(
+    params: Mapping[str, Array],
+    x: Float[Array, "B D"],
+    h: Float[Array, "B H"],
+    nonlinearity: str = "tanh",
+) -> Float[Array, "B H"]:
+    """Advance a plain recurrent network by one step.
+
+        h' = nonlinearity(W_ih x + b_ih + W_hh h + b_hh)
+
+    The nonlinearity is "tanh" or "relu".
+
+    Source: Elman (1990), "Finding Structure in Time".
+    """
+    from_input = x @ params["weight_ih"].T + params["bias_ih"]
+    from_hidden = h @ params["weight_hh"].T + params["bias_hh"]
+    return {"tanh": tanh, "relu": relu}[nonlinearity](from_input + from_hidden)
+
+
+def lstm_cell(params: Mapping[str, Array], x: Float[Array, "B D"], state: LSTMState) -> LSTMState:
+    """Advance an LSTM by one step.
+
+        i, f, g, o = split(W_ih x + b_ih + W_hh h + b_hh)
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+
+    Every parameter stacks its gates i, f, g, o along axis 0.
+
+    Source: Gers, Schmidhuber & Cummins (2000), without peepholes.
+    """
+    h, c = state
+    from_input = x @ params["weight_ih"].T + params["bias_ih"]
+    from_hidden = h @ params["weight_hh"].T + params["bias_hh"]
+    i, f, g, o = jnp.split(from_input + from_hidden, 4, axis=-1)
+    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    h = sigmoid(o) * tanh(c)
+    return LSTMState(h, c)

@@ -1,0 +1,152 @@
+"""The layers of `recurrent.py` with a backward pass derived by hand.
+
+The cell's gates are kept from the forward pass, and all weight gradients come from one product
+after the loop, where autodiff adds up one product a time step.
+
+Dimensions: T time, B batch, D input features, H hidden units, G gates x H.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.nn import relu, sigmoid, tanh
+
+from jax_impl import recurrent
+
+
+class Cell(NamedTuple):
+    """One step after the matrix products, and its derivative.
+
+    advance(gates, state) -> next state, what to keep for the way back
+    retreat(kept, state, next state, their cotangents) -> d_gates, d_state without d_h
+    """
+
+    advance: Callable
+    retreat: Callable
+
+
+def advance_lstm(gates, state):
+    _, c = state
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
+    c = f * c + i * g
+    return (o * tanh(c), c), (i, f, g, o)
+
+
+def retreat_lstm(kept, before, after, d_after):
+    i, f, g, o = kept
+    d_h, d_c = d_after
+    tanh_c = tanh(after[1])
+    d_c = d_c + d_h * o * (1 - tanh_c**2)
+    d_i = d_c * g * i * (1 - i)
+    d_f = d_c * before[1] * f * (1 - f)
+    d_g = d_c * i * (1 - g**2)
+    d_o = d_h * tanh_c * o * (1 - o)
+    return jnp.concatenate([d_i, d_f, d_g, d_o], axis=-1), (d_c * f,)
+
+
+LSTM_CELL = Cell(advance_lstm, retreat_lstm)
+RNN_CELLS = {
+    "tanh": Cell(
+        lambda gates, state: ((tanh(gates),), ()),
+        lambda kept, before, after, d_after: (d_after[0] * (1 - after[0] ** 2), ()),
+    ),
+    "relu": Cell(
+        lambda gates, state: ((relu(gates),), ()),
+        lambda kept, before, after, d_after: (jnp.where(after[0] > 0, d_after[0], 0.0), ()),
+    ),
+}
+
+
+def hold(here, new, old):
+    """Take the new arrays where a step is real, the old ones elsewhere."""
+    if here is None:
+        return new
+    return tuple(jnp.where(here, n, o) for n, o in zip(new, old, strict=True))
+
+
+def loop_forward(cell, reverse, weights, inputs, here, first):
+    """Return (h [T, B, H], final state) and what `loop_backward` needs."""
+    weight_ih, weight_hh = weights["weight_ih"].T, weights["weight_hh"].T
+    bias = weights["bias_ih"] + weights["bias_hh"]
+
+    def advance(state, now):
+        x, here = now
+        after, kept = cell.advance(x @ weight_ih + state[0] @ weight_hh + bias, state)
+        after = hold(here, after, state)
+        return after, (after, kept)
+
+    final, (states, kept) = lax.scan(advance, first, (inputs, here), reverse=reverse)
+    return (states[0], final), (weights, inputs, here, first, states, kept)
+
+
+def loop_backward(cell, reverse, residuals, cotangents):
+    """Return the cotangents of `loop`'s weights, inputs, mask and first state."""
+    weights, inputs, here, first, states, kept = residuals
+    d_outputs, d_final = cotangents
+
+    def shifted(start, states):
+        parts = (states[1:], start[None]) if reverse else (start[None], states[:-1])
+        return jnp.concatenate(parts)
+
+    befores = tuple(shifted(start, part) for start, part in zip(first, states, strict=True))
+
+    def retreat(d_after, now):
+        d_output, before, after, kept, here = now
+        d_after = (d_after[0] + d_output, *d_after[1:])
+        d_gates, d_others = cell.retreat(kept, before, after, d_after)
+        (d_gates,) = hold(here, (d_gates,), (jnp.zeros_like(d_gates),))
+        d_before = hold(here, (d_gates @ weights["weight_hh"], *d_others), d_after)
+        return d_before, d_gates
+
+    back = (d_outputs, befores, states, kept, here)
+    d_first, d_gates = lax.scan(retreat, d_final, back, reverse=not reverse)
+
+    # One product for all weights: the bias is the weight of an input that is always 1.
+    H, D = befores[0].shape[-1], inputs.shape[-1]
+    ones = jnp.ones_like(inputs[..., :1])
+    read = jnp.concatenate([befores[0], inputs, ones], axis=-1).reshape(-1, H + D + 1)
+    products = read.T @ d_gates.reshape(len(read), -1)
+    # The barrier keeps XLA from turning the product around, which takes twice the time.
+    products = lax.optimization_barrier(products).T
+    d_weights = {
+        "weight_ih": products[:, H : H + D],
+        "weight_hh": products[:, :H],
+        "bias_ih": products[:, -1],
+        "bias_hh": products[:, -1],
+    }
+    return d_weights, d_gates @ weights["weight_ih"], None, d_first
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def loop(cell, reverse, weights, inputs, here, first):
+    """Run a cell over time; time comes first: inputs [T, B, D], here [T, B, 1] or None."""
+    return loop_forward(cell, reverse, weights, inputs, here, first)[0]
+
+
+loop.defvjp(loop_forward, loop_backward)
+
+
+def unroll_cell(cell, weights, inputs, valid, state, reverse):
+    here = None if valid is None else valid.T[..., None]
+    outputs, state = loop(cell, reverse, weights, inputs.swapaxes(0, 1), here, tuple(state))
+    outputs = outputs.swapaxes(0, 1)
+    return outputs if valid is None else jnp.where(valid[..., None], outputs, 0.0), state
+
+
+def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
+    """Unroll `rnn_cell` with the weights of one layer and direction."""
+    return unroll_cell(RNN_CELLS[nonlinearity], weights, inputs, valid, state, reverse)
+
+
+def unroll_lstm(weights, inputs, valid, state, reverse):
+    """Unroll `lstm_cell` with the weights of one layer and direction."""
+    return unroll_cell(LSTM_CELL, weights, inputs, valid, state, reverse)
+
+
+rnn = partial(recurrent.rnn, unroll=unroll_rnn)
+lstm = partial(recurrent.lstm, unroll=unroll_lstm)

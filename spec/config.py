@@ -1,0 +1,136 @@
+"""What a model, an optimiser and a place to run are, as frozen dataclasses.
+
+A configuration checks itself when it is made: an instance that exists is valid.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from spec.errors import ConfigError
+from spec.options import option, validate
+
+Task = Literal["regression", "classification"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Model"""
+
+    model: Literal["rnn", "lstm", "lstm_attention"] = option("lstm_attention", "which model")
+    hidden_size: int = option(
+        64, "hidden units of each layer and direction", "a whole number >= 1", lambda n: n >= 1
+    )
+    num_layers: int = option(
+        1, "recurrent layers on top of each other", "a whole number >= 1", lambda n: n >= 1
+    )
+    bidirectional: bool = option(False, "read each sequence in both directions")
+    dropout: float = option(
+        0.0,
+        "fraction dropped between layers and before the head",
+        "a number, 0 <= dropout < 1",
+        lambda p: 0 <= p < 1,
+    )
+    nonlinearity: Literal["tanh", "relu"] = option("tanh", "of the rnn model")
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Architecture):
+    """An architecture with the sizes that the data decide."""
+
+    task: Task = option("regression", "what the outputs are")
+    input_size: int = option(
+        1, "features of each time step", "a whole number >= 1", lambda n: n >= 1
+    )
+    output_size: int = option(
+        1, "targets (regression) or classes", "a whole number >= 1", lambda n: n >= 1
+    )
+
+    @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def encoded_size(self) -> int:
+        """Features of one encoder output: the directions side by side."""
+        return self.directions * self.hidden_size
+
+    @property
+    def head_size(self) -> int:
+        """Features that the head reads."""
+        return self.encoded_size * (2 if self.model == "lstm_attention" else 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateRule:
+    """Optimiser"""
+
+    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "update rule")
+    lr: float = option(1e-3, "learning rate", "a finite number > 0", lambda x: 0 < x < float("inf"))
+    beta1: float = option(
+        0.9, "decay of Adam's mean of gradients", "a number, 0 <= beta1 < 1", lambda x: 0 <= x < 1
+    )
+    beta2: float = option(
+        0.999, "decay of Adam's mean of squares", "a number, 0 <= beta2 < 1", lambda x: 0 <= x < 1
+    )
+    eps: float = option(
+        1e-8,
+        "added to Adam's root, outside it",
+        "a finite number > 0",
+        lambda x: 0 < x < float("inf"),
+    )
+    momentum: float = option(
+        0.9, "of sgd; 0 for none", "a number, 0 <= momentum < 1", lambda x: 0 <= x < 1
+    )
+    weight_decay: float = option(
+        0.0,
+        "adamw: times lr off the weights; adam, sgd: times the weights onto the gradient",
+        "a finite number >= 0",
+        lambda x: 0 <= x < float("inf"),
+    )
+    clip_norm: float | None = option(
+        1.0, "largest global gradient norm", "a number > 0", lambda x: x > 0
+    )
+    schedule: Literal["constant", "cosine"] = option(
+        "constant", "learning rate over the run; cosine falls to 0 at its end"
+    )
+    warmup_steps: int = option(
+        0, "steps over which the rate rises to --lr", "a whole number >= 0", lambda n: n >= 0
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(UpdateRule):
+    """An update rule with the length of the run, which its schedule spans."""
+
+    total_steps: int = option(
+        1, "steps that a cosine spans, warm-up included", "a whole number >= 1", lambda n: n >= 1
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.schedule == "cosine" and self.warmup_steps >= self.total_steps:
+            raise ConfigError(
+                f"--warmup_steps {self.warmup_steps}: a cosine over {self.total_steps} steps "
+                "leaves no room for it; warm up for less or train for longer"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Execution"""
+
+    dtype: Literal["float32", "float64"] = option("float32", "of weights and arithmetic")
+    device: str = option("cpu", "cpu, or cuda / gpu with an index after a colon: cuda:1")
+    threads: int | None = option(
+        None, "CPU threads of the framework", "a whole number >= 1", lambda n: n >= 1
+    )
+    fast: bool = option(True, "fused kernels; --no-fast runs the readable time loop")
+
+    def __post_init__(self) -> None:
+        validate(self)

@@ -1,0 +1,24 @@
+"""The models in PyTorch: modules, and the functions of `spec.backend.Backend`."""
+
+from torch_impl.attention import AdditiveAttention
+from torch_impl.cells import LSTMCell, LSTMState, RNNCell
+from torch_impl.models import LSTMAttention, LSTMModel, RNNModel, sequence_model
+from torch_impl.recurrent import LSTM, RNN
+from torch_impl.training import export_arrays, init_state, predict, train_step
+
+__all__ = [
+    "LSTM",
+    "RNN",
+    "AdditiveAttention",
+    "LSTMAttention",
+    "LSTMCell",
+    "LSTMModel",
+    "LSTMState",
+    "RNNCell",
+    "RNNModel",
+    "export_arrays",
+    "init_state",
+    "predict",
+    "sequence_model",
+    "train_step",
+]

@@ -1,0 +1,53 @@
+"""NumPy <-> torch: dtype, device and threads in one place."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from spec.config import Execution
+from spec.errors import ConfigError
+from spec.params import ParamSpec
+
+
+def prepare(execution: Execution) -> None:
+    """Set what holds for the whole process: CPU threads, and a device that exists.
+
+    Raises:
+      ConfigError: the device is unknown or absent.
+    """
+    if execution.threads is not None:
+        torch.set_num_threads(execution.threads)
+    try:
+        torch.empty(0, device=device(execution))
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"--device {execution.device!r}: torch cannot use it ({reason})"
+        ) from None
+
+
+def device(execution: Execution) -> torch.device:
+    """Return the device; "gpu" is torch's "cuda"."""
+    return torch.device(execution.device.replace("gpu", "cuda"))
+
+
+def from_numpy(array: np.ndarray, execution: Execution) -> Tensor:
+    """Put an array on the device: numbers in the execution's dtype, whole numbers and masks as they are.
+
+    The tensor never shares memory with the array.
+    """
+    dtype = getattr(torch, execution.dtype) if array.dtype.kind == "f" else None
+    return torch.tensor(array, dtype=dtype, device=device(execution))
+
+
+def to_numpy(tensor: Tensor) -> np.ndarray:
+    """Copy a tensor to NumPy, keeping its dtype."""
+    return np.array(tensor.detach().cpu())
+
+
+def add_parameters(module: nn.Module, schema: Mapping[str, ParamSpec]) -> None:
+    """Give a module the parameters of a schema, at random."""
+    for name, (shape, bound) in schema.items():
+        module.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))

@@ -1,0 +1,81 @@
+"""The layers of `recurrent.py` on torch's fused kernels, oneDNN or cuDNN where they apply.
+
+Dimensions: B batch, T time, D input features, H hidden units.
+"""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from torch_impl import recurrent
+
+
+def reverse_in_time(
+    x: Float[Tensor, "B T D"], valid: Bool[Tensor, "B T"] | None
+) -> Float[Tensor, "B T D"]:
+    """Turn each sequence around within its own length; the padding stays behind it."""
+    if valid is None:
+        return x.flip(1)
+    T = x.shape[1]
+    source = (valid.sum(dim=1, keepdim=True) - 1 - torch.arange(T, device=x.device)) % T
+    return x.take_along_dim(source[..., None], dim=1)
+
+
+def last_valid(
+    outputs: Float[Tensor, "B T H"], valid: Bool[Tensor, "B T"], first: Float[Tensor, "B H"]
+) -> Float[Tensor, "B H"]:
+    """Return each sequence's output at its last real step, `first` where it has none."""
+    length = valid.sum(dim=1)[:, None, None]
+    last = outputs.take_along_dim((length - 1).clamp(min=0), dim=1)
+    return torch.where(length > 0, last, first[:, None])[:, 0]
+
+
+def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
+    """Unroll `RNNCell` with the weights of one layer and direction."""
+    kernel = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}[nonlinearity]
+    (first,) = state
+    inputs = reverse_in_time(inputs, valid) if reverse else inputs
+    outputs, last = kernel(
+        inputs, first[None], list(weights.values()), True, 1, 0.0, False, False, True
+    )
+    last = last[0]
+    if valid is not None:
+        last = last_valid(outputs, valid, first)
+        outputs = torch.where(valid[..., None], outputs, 0.0)
+    return reverse_in_time(outputs, valid) if reverse else outputs, (last,)
+
+
+def unroll_lstm(weights, inputs, valid, state, reverse):
+    """Unroll `LSTMCell` with the weights of one layer and direction.
+
+    The kernel knows no lengths. A further input, 1 in the padding, shuts the input gate and opens
+    the forget gate until they are 0 and 1 exactly, which carries c past the end without rounding
+    and lets no gradient in.
+    """
+    h, c = state
+    weight_ih, *others = weights.values()
+    inputs = reverse_in_time(inputs, valid) if reverse else inputs
+    if valid is not None:
+        inputs = torch.cat([inputs, (~valid)[..., None].to(inputs.dtype)], dim=-1)
+        shut = weight_ih.new_tensor([-1e30, 1e30, 0.0, 0.0]).repeat_interleave(h.shape[1])
+        weight_ih = torch.cat([weight_ih, shut[:, None]], dim=1)
+    outputs, last, c = torch.lstm(
+        inputs, (h[None], c[None]), [weight_ih, *others], True, 1, 0.0, False, False, True
+    )
+    last = last[0]
+    if valid is not None:
+        last = last_valid(outputs, valid, h)
+        outputs = torch.where(valid[..., None], outputs, 0.0)
+    return reverse_in_time(outputs, valid) if reverse else outputs, (last, c[0])
+
+
+class RNN(recurrent.RNN):
+    """`recurrent.RNN`, fast."""
+
+    unroll = staticmethod(unroll_rnn)
+
+
+class LSTM(recurrent.LSTM):
+    """`recurrent.LSTM`, fast."""
+
+    unroll = staticmethod(unroll_lstm)

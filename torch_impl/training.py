@@ -1,0 +1,105 @@
+"""One step of training, and prediction, on a whole model."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import vector_to_parameters
+
+from spec.backend import Prediction, StepResult
+from spec.batch import Batch
+from spec.config import Execution, ModelConfig, OptimizerConfig
+from spec.params import parameter_schema, select_arrays
+from torch_impl import fast, recurrent
+from torch_impl.arrays import from_numpy, prepare, to_numpy
+from torch_impl.losses import LOSSES
+from torch_impl.models import sequence_model
+from torch_impl.optimizers import Optimizer, OptimizerState, optimizer
+
+
+class TrainState(NamedTuple):
+    config: ModelConfig
+    execution: Execution
+    model: nn.Module
+    optimizer: Optimizer
+    optimizer_state: OptimizerState
+
+
+def init_state(
+    model: ModelConfig,
+    optimizer_config: OptimizerConfig,
+    execution: Execution,
+    arrays: Mapping[str, np.ndarray],
+    step: int = 0,
+) -> TrainState:
+    """Build a model from named arrays, and an optimiser that has taken `step` steps.
+
+    See `spec.backend.Backend`.
+    """
+    prepare(execution)
+    schema = parameter_schema(model)
+
+    def tensors(prefix: str) -> dict[str, torch.Tensor]:
+        selected = select_arrays(schema, arrays, prefix)
+        return {name: from_numpy(array, execution) for name, array in selected.items()}
+
+    module = sequence_model(model, fast if execution.fast else recurrent)
+    module.load_state_dict(tensors(""), assign=True)
+    rule = optimizer(optimizer_config)
+    state = rule.init(flatten(module.parameters()))._replace(step=step)
+    for kind in ("m", "v"):
+        if any(name.startswith(f"optimizer.{kind}.") for name in arrays):
+            moment = flatten(tensors(f"optimizer.{kind}.").values())
+            state = state._replace(**{kind: moment})
+    return TrainState(model, execution, module, rule, state)
+
+
+def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Lay tensors end to end in one vector, detached."""
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def loss(state: TrainState, batch: Batch) -> torch.Tensor:
+    """Return the mean loss of a batch."""
+    put = {name: from_numpy(mask, state.execution) for name, mask in batch.keep.items()}
+    lengths = None if batch.lengths is None else from_numpy(batch.lengths, state.execution)
+    inputs = from_numpy(batch.inputs, state.execution)
+    output = state.model(inputs, lengths, keep=put)
+    targets = from_numpy(batch.targets, state.execution)
+    return LOSSES[state.config.task](output.predictions, targets)
+
+
+def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepResult]:
+    """Take one step; the old state is used up."""
+    params = list(state.model.parameters())
+    value = loss(state, batch)
+    gradient = flatten(torch.autograd.grad(value, params))
+    vector = flatten(params)
+    updates, moved = state.optimizer.update(gradient, state.optimizer_state, vector)
+    vector_to_parameters(vector + updates, params)
+    result = StepResult(value.item(), moved.norm.item())
+    return state._replace(optimizer_state=moved), result
+
+
+@torch.no_grad()
+def predict(state: TrainState, batch: Batch) -> Prediction:
+    """Run the model without dropout."""
+    lengths = None if batch.lengths is None else from_numpy(batch.lengths, state.execution)
+    output = state.model(from_numpy(batch.inputs, state.execution), lengths)
+    attention = None if output.attention is None else to_numpy(output.attention)
+    return Prediction(to_numpy(output.predictions), attention)
+
+
+def export_arrays(state: TrainState) -> dict[str, np.ndarray]:
+    """Copy out the parameters and the optimiser's running means, by name."""
+    params = dict(state.model.named_parameters())
+    arrays = {name: to_numpy(tensor) for name, tensor in params.items()}
+    for kind in ("m", "v"):
+        vector = getattr(state.optimizer_state, kind)
+        if vector is not None:
+            parts = vector.split([tensor.numel() for tensor in params.values()])
+            for (name, tensor), part in zip(params.items(), parts, strict=True):
+                arrays[f"optimizer.{kind}.{name}"] = to_numpy(part.view_as(tensor))
+    return arrays
