@@ -1,10 +1,14 @@
 """How a data file is to be read and divided."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from spec.errors import ConfigError
 from spec.options import option, validate
+
+
+SAMPLES = Path(__file__).parent / "samples"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +77,14 @@ class DataConfig:
                 "--split random: windows overlap, so a random split would show the test's values "
                 "to the training; use --split time"
             )
+
+    @property
+    def files(self) -> tuple[str, str | None]:
+        """Paths of the training and the test file; those of the bundled sample where none is given."""
+        if self.data_path is not None:
+            return self.data_path, self.test_path
+        train, test = (SAMPLES / f"japanese_vowels_{part}.csv" for part in ("train", "test"))
+        return str(train), self.test_path or str(test)
 
     @property
     def in_time(self) -> bool:

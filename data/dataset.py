@@ -4,7 +4,6 @@ Dimensions: N sequences, n rows of a part, O regression targets.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -16,8 +15,6 @@ from data.sequences import Layout, Sequences, read_sequences
 from data.splits import split_off
 from data.targets import class_indices, classes_of, decide_task, numbers, similar_labels
 from spec.errors import DataError
-
-SAMPLE = Path(__file__).parent / "samples" / "japanese_vowels.csv"
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def load_dataset(
     Raises:
       DataError: a file is at fault, or too small to be divided.
     """
-    path = config.data_path or str(SAMPLE)
+    path, test_path = config.files
     sequences = read_sequences(path, config, meaning and meaning.layout)
     notes = [f"{path}: {described(sequences)}", *sequences.notes]
     if len(sequences) < 2:
@@ -89,10 +86,10 @@ def load_dataset(
     labels = truth if classes else None
     rows = np.arange(len(sequences))
     how = "the last rows in time" if config.in_time else f"random rows, seed {seed}"
-    if config.test_path:
-        test = read_sequences(config.test_path, config, sequences.layout)
+    if test_path:
+        test = read_sequences(test_path, config, sequences.layout)
         test_truth, test_rows = truth_of(test, classes), np.arange(len(test))
-        notes += [f"{config.test_path}: {described(test)}", *test.notes[1:]]
+        notes += [f"{test_path}: {described(test)}", *test.notes[1:]]
     else:
         rows, test_rows = split_off(
             rows, config.test_fraction, labels, config.in_time, "test_fraction", seed
@@ -125,7 +122,7 @@ def load_dataset(
         Part(inputs, sequences.lengths, targets, valid_rows),
         Part(test_inputs, test.lengths, test_targets, test_rows),
         Known(test_truth[test_rows], last_reading(test, test_rows, meaning)),
-        {name: sha256(p) for name, p in (("data", path), ("test", config.test_path)) if p},
+        {name: sha256(p) for name, p in (("data", path), ("test", test_path)) if p},
         notes,
     )
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from data.dataset import SAMPLE, load_dataset
+from data.dataset import load_dataset
 from data.files import check_file, sha256
 from experiment import checkpoint
 from experiment.checkpoint import Progress, model_config
@@ -36,7 +36,7 @@ def begin(config: RunConfig, out: str | None) -> Training:
         except CheckpointError as error:
             raise CheckpointError(f"--init {config.init}: {error}") from None
     state = init_state(backend, config, dataset, arrays, 0)
-    name = f"{Path(config.data_path or SAMPLE).stem}-{config.model}-{config.backend}"
+    name = f"{Path(config.files[0]).stem}-{config.model}-{config.backend}"
     directory = RunDirectory.create(None if out is None else Path(out), name)
     directory.write("config.yaml", to_yaml(config))
     training = Training(config, dataset, backend, state, Progress(), directory)
@@ -63,7 +63,7 @@ def resume(given: dict[str, Any], path: str | None, allow_data_change: bool) -> 
     if different := changes(before, given, FIXED):
         raise CheckpointError(f"{path}: cannot continue with {'; '.join(different)}")
     config = RunConfig(**(before | given))
-    for kind, data_path in (("data", config.data_path or str(SAMPLE)), ("test", config.test_path)):
+    for kind, data_path in zip(("data", "test"), config.files, strict=True):
         if data_path:
             check_file(data_path)
             if sha256(data_path) != stored.sha256.get(kind) and not allow_data_change:
