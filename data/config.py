@@ -7,7 +7,6 @@ from typing import Literal
 from spec.errors import ConfigError
 from spec.options import option, validate
 
-
 SAMPLES = Path(__file__).parent / "samples"
 
 

@@ -1,7 +1,7 @@
 """Make the bundled samples from the wheels that ship their sources.
 
-    pip download --no-deps aeon==1.6.0 statsmodels==0.15.0
-    python data/samples/make_samples.py aeon-*.whl statsmodels-*.whl
+pip download --no-deps aeon==1.6.0 statsmodels==0.15.0
+python data/samples/make_samples.py aeon-*.whl statsmodels-*.whl
 """
 
 import csv
