@@ -31,13 +31,13 @@ def prepare(execution: Execution) -> None:
 
 
 def device(execution: Execution) -> jax.Device:
-    """Return the device; "gpu" is JAX's name for "cuda"."""
+    """Return the device; "gpu" and "cuda" name the same."""
     platform, _, index = execution.device.partition(":")
     return jax.devices(platform)[int(index or 0)]
 
 
 def from_numpy(array: np.ndarray, execution: Execution) -> Array:
-    """Put an array on the device: numbers in the execution's dtype, whole numbers and masks as they are.
+    """Put an array on the device: floats in the execution's dtype, the rest as it is.
 
     The result never shares memory with the array.
     """

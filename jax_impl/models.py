@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jax_impl import fast, recurrent
 from jax_impl.arrays import to_tree
@@ -50,8 +50,14 @@ def read_out(
 
 
 def rnn_model(
-    config, params, inputs, lengths=None, h=None, keep=None, layers: ModuleType = recurrent
-):
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    h: Float[Array, "L B H"] | None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
+) -> Output:
     """Predict from the final hidden state of a plain recurrent network.
 
     Args:
@@ -70,8 +76,14 @@ def rnn_model(
 
 
 def lstm_model(
-    config, params, inputs, lengths=None, state=None, keep=None, layers: ModuleType = recurrent
-):
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    state: tuple[Float[Array, "L B H"], Float[Array, "L B H"]] | None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
+) -> Output:
     """Predict from the final hidden state of an LSTM.
 
     Args:
@@ -90,8 +102,14 @@ def lstm_model(
 
 
 def lstm_attention(
-    config, params, inputs, lengths=None, state=None, keep=None, layers: ModuleType = recurrent
-):
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    state: tuple[Float[Array, "L B H"], Float[Array, "L B H"]] | None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
+) -> Output:
     """Predict from an LSTM's final hidden state and what it attends to among all its outputs.
 
         query = final hidden state of the last layer

@@ -108,15 +108,15 @@ def zero_state(params: Mapping[str, Array], inputs: Float[Array, "B T D"]) -> Fl
 
 
 def rnn(
-    params,
-    inputs,
-    lengths=None,
-    h=None,
-    keep=None,
-    dropout=0.0,
-    nonlinearity="tanh",
-    unroll=unroll_rnn,
-):
+    params: Mapping[str, Array],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    h: Float[Array, "L B H"] | None = None,
+    keep: Sequence[Bool[Array, "B T F"]] | None = None,
+    dropout: float = 0.0,
+    nonlinearity: str = "tanh",
+    unroll: Callable = unroll_rnn,
+) -> tuple[Float[Array, "B T F"], Float[Array, "L B H"]]:
     """Run `rnn_cell` over time in layers and directions.
 
     Parameters have the names, shapes and order of torch.nn.RNN; so has the state.
@@ -136,7 +136,15 @@ def rnn(
     return outputs, h
 
 
-def lstm(params, inputs, lengths=None, state=None, keep=None, dropout=0.0, unroll=unroll_lstm):
+def lstm(
+    params: Mapping[str, Array],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    state: tuple[Float[Array, "L B H"], Float[Array, "L B H"]] | None = None,
+    keep: Sequence[Bool[Array, "B T F"]] | None = None,
+    dropout: float = 0.0,
+    unroll: Callable = unroll_lstm,
+) -> tuple[Float[Array, "B T F"], LSTMState]:
     """Run `lstm_cell` over time in layers and directions.
 
     Parameters have the names, shapes and order of torch.nn.LSTM; so has the state.

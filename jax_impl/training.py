@@ -57,28 +57,6 @@ def init_state(
     return TrainState(model, execution, optimizer_config, params, state)
 
 
-def apply(config: ModelConfig, fast_layers: bool, params, arrays: Mapping[str, Any]) -> Output:
-    """Run the model on the arrays of a batch."""
-    layers = fast if fast_layers else recurrent
-    lengths, keep = arrays.get("lengths"), arrays.get("keep")
-    model = MODELS[config.model]
-    return model(config, params, arrays["inputs"], lengths, keep=keep, layers=layers)
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
-def jitted_step(config, optimizer_config, fast_layers, params, optimizer_state, arrays):
-    def loss(params):
-        output = apply(config, fast_layers, params, arrays)
-        return LOSSES[config.task](output.predictions, arrays["targets"])
-
-    value, gradient = jax.value_and_grad(loss)(params)
-    updates, moved = optimizer(optimizer_config).update(gradient, optimizer_state, params)
-    return optax.apply_updates(params, updates), moved, value
-
-
-jitted_apply = jax.jit(apply, static_argnums=(0, 1))
-
-
 def put(batch: Batch, execution: Execution) -> dict[str, Any]:
     """Put the arrays of a batch on the device."""
     arrays = {name: getattr(batch, name) for name in ("inputs", "lengths", "targets")}
@@ -87,12 +65,36 @@ def put(batch: Batch, execution: Execution) -> dict[str, Any]:
     return on_device | ({"keep": keep} if keep else {})
 
 
+def apply(config: ModelConfig, execution: Execution, params, arrays: Mapping[str, Any]) -> Output:
+    """Run the model on the arrays of a batch."""
+    layers = fast if execution.fast else recurrent
+    lengths, keep = arrays.get("lengths"), arrays.get("keep")
+    model = MODELS[config.model]
+    return model(config, params, arrays["inputs"], lengths, keep=keep, layers=layers)
+
+
+def loss(config: ModelConfig, execution: Execution, params, arrays: Mapping[str, Any]) -> Array:
+    """Return the mean loss of a batch."""
+    output = apply(config, execution, params, arrays)
+    return LOSSES[config.task](output.predictions, arrays["targets"])
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def _step(config, execution, optimizer_config, params, optimizer_state, arrays):
+    value, gradient = jax.value_and_grad(loss, argnums=2)(config, execution, params, arrays)
+    updates, moved = optimizer(optimizer_config).update(gradient, optimizer_state, params)
+    return optax.apply_updates(params, updates), moved, value
+
+
+_apply = jax.jit(apply, static_argnums=(0, 1))
+
+
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepResult]:
     """Take one step; the old state is used up."""
-    params, moved, value = jitted_step(
+    params, moved, value = _step(
         state.config,
+        state.execution,
         state.optimizer_config,
-        state.execution.fast,
         state.params,
         state.optimizer_state,
         put(batch, state.execution),
@@ -104,7 +106,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepResult]
 def predict(state: TrainState, batch: Batch) -> Prediction:
     """Run the model without dropout."""
     arrays = put(Batch(batch.inputs, batch.lengths), state.execution)
-    output = jitted_apply(state.config, state.execution.fast, state.params, arrays)
+    output = _apply(state.config, state.execution, state.params, arrays)
     attention = None if output.attention is None else to_numpy(output.attention)
     return Prediction(to_numpy(output.predictions), attention)
 

@@ -29,22 +29,22 @@ def prepare(execution: Execution) -> None:
 
 
 def device(execution: Execution) -> torch.device:
-    """Return the device; "gpu" is torch's "cuda"."""
+    """Return the device; "gpu" and "cuda" name the same."""
     return torch.device(execution.device.replace("gpu", "cuda"))
 
 
 def from_numpy(array: np.ndarray, execution: Execution) -> Tensor:
-    """Put an array on the device: numbers in the execution's dtype, whole numbers and masks as they are.
+    """Put an array on the device: floats in the execution's dtype, the rest as it is.
 
-    The tensor never shares memory with the array.
+    The result never shares memory with the array.
     """
     dtype = getattr(torch, execution.dtype) if array.dtype.kind == "f" else None
     return torch.tensor(array, dtype=dtype, device=device(execution))
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:
-    """Copy a tensor to NumPy, keeping its dtype."""
-    return np.array(tensor.detach().cpu())
+    """Copy an array to NumPy, keeping its dtype."""
+    return tensor.detach().cpu().numpy().copy()
 
 
 def add_parameters(module: nn.Module, schema: Mapping[str, ParamSpec]) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spec.config import ModelConfig
@@ -71,7 +71,13 @@ class RNNModel(nn.Module):
         )
         self.head = nn.Linear(config.head_size, config.output_size)
 
-    def forward(self, inputs, lengths=None, h=None, keep=None):
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        h: Float[Tensor, "L B H"] | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Output:
         masks = masks_between_layers(self.config, keep)
         _, h = self.rnn(inputs, lengths, h, masks)
         features = last_layer(self.config, h)
@@ -103,7 +109,13 @@ class LSTMModel(nn.Module):
         )
         self.head = nn.Linear(config.head_size, config.output_size)
 
-    def forward(self, inputs, lengths=None, state=None, keep=None):
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        state: tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]] | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Output:
         masks = masks_between_layers(self.config, keep)
         _, (h, _) = self.lstm(inputs, lengths, state, masks)
         features = last_layer(self.config, h)
@@ -142,7 +154,13 @@ class LSTMAttention(nn.Module):
         )
         self.head = nn.Linear(config.head_size, config.output_size)
 
-    def forward(self, inputs, lengths=None, state=None, keep=None):
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        state: tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]] | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Output:
         masks = masks_between_layers(self.config, keep)
         valid = None if lengths is None else real_steps(lengths, inputs.shape[1])
         outputs, (h, _) = self.lstm(inputs, lengths, state, masks)

@@ -25,8 +25,8 @@ class OptimizerState(NamedTuple):
     norm: Float[Tensor, ""]
 
 
-class Optimizer(NamedTuple):
-    """`init(params) -> state` and `update(gradient, state, params) -> (updates, state)`."""
+class GradientTransformation(NamedTuple):
+    """`init(params) -> state` and `update(gradient, state, params) -> (updates, state)`, as optax's."""
 
     init: Callable
     update: Callable
@@ -67,7 +67,7 @@ def learning_rate(config: OptimizerConfig) -> Callable[[int], float]:
     return rate
 
 
-def optimizer(config: OptimizerConfig) -> Optimizer:
+def optimizer(config: OptimizerConfig) -> GradientTransformation:
     """Build an update rule; `params + updates` are the next parameters.
 
         gradient = clip(gradient) [+ weight_decay * params, for adam and sgd]
@@ -105,4 +105,4 @@ def optimizer(config: OptimizerConfig) -> Optimizer:
             direction = direction + config.weight_decay * params
         return -rate(step) * direction, OptimizerState(step + 1, m, v, norm)
 
-    return Optimizer(init, update)
+    return GradientTransformation(init, update)

@@ -138,7 +138,13 @@ class RNN(nn.Module):
         self.dropout, self.nonlinearity = dropout, nonlinearity
         add_parameters(self, recurrent_schema("rnn", inputs, hidden, layers, bidirectional))
 
-    def forward(self, inputs, lengths=None, h=None, keep=None):
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        h: Float[Tensor, "L B H"] | None = None,
+        keep: Sequence[Bool[Tensor, "B T F"]] | None = None,
+    ) -> tuple[Float[Tensor, "B T F"], Float[Tensor, "L B H"]]:
         params = dict(self.named_parameters())
         h = zero_state(params, inputs) if h is None else h
         unroll_cell = partial(self.unroll, nonlinearity=self.nonlinearity)
@@ -176,7 +182,13 @@ class LSTM(nn.Module):
         self.dropout = dropout
         add_parameters(self, recurrent_schema("lstm", inputs, hidden, layers, bidirectional))
 
-    def forward(self, inputs, lengths=None, state=None, keep=None):
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        state: tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]] | None = None,
+        keep: Sequence[Bool[Tensor, "B T F"]] | None = None,
+    ) -> tuple[Float[Tensor, "B T F"], LSTMState]:
         params = dict(self.named_parameters())
         state = (zero_state(params, inputs),) * 2 if state is None else state
         outputs, state = run_layers(self.unroll, params, inputs, lengths, state, keep, self.dropout)

@@ -1,7 +1,7 @@
 """One step of training, and prediction, on a whole model."""
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,15 +15,15 @@ from spec.params import parameter_schema, select_arrays
 from torch_impl import fast, recurrent
 from torch_impl.arrays import from_numpy, prepare, to_numpy
 from torch_impl.losses import LOSSES
-from torch_impl.models import sequence_model
-from torch_impl.optimizers import Optimizer, OptimizerState, optimizer
+from torch_impl.models import Output, sequence_model
+from torch_impl.optimizers import GradientTransformation, OptimizerState, optimizer
 
 
 class TrainState(NamedTuple):
     config: ModelConfig
     execution: Execution
     model: nn.Module
-    optimizer: Optimizer
+    optimizer: GradientTransformation
     optimizer_state: OptimizerState
 
 
@@ -61,22 +61,29 @@ def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
-def loss(state: TrainState, batch: Batch) -> torch.Tensor:
+def put(batch: Batch, execution: Execution) -> dict[str, Any]:
+    """Put the arrays of a batch on the device."""
+    arrays = {name: getattr(batch, name) for name in ("inputs", "lengths", "targets")}
+    on_device = {n: from_numpy(a, execution) for n, a in arrays.items() if a is not None}
+    keep = {name: from_numpy(mask, execution) for name, mask in batch.keep.items()}
+    return on_device | ({"keep": keep} if keep else {})
+
+
+def apply(state: TrainState, arrays: Mapping[str, Any]) -> Output:
+    """Run the model on the arrays of a batch."""
+    return state.model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"))
+
+
+def loss(state: TrainState, arrays: Mapping[str, Any]) -> torch.Tensor:
     """Return the mean loss of a batch."""
-    put = {name: from_numpy(mask, state.execution) for name, mask in batch.keep.items()}
-    lengths = None if batch.lengths is None else from_numpy(batch.lengths, state.execution)
-    inputs = from_numpy(batch.inputs, state.execution)
-    output = state.model(inputs, lengths, keep=put)
-    targets = from_numpy(batch.targets, state.execution)
-    return LOSSES[state.config.task](output.predictions, targets)
+    return LOSSES[state.config.task](apply(state, arrays).predictions, arrays["targets"])
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepResult]:
     """Take one step; the old state is used up."""
     params = list(state.model.parameters())
-    value = loss(state, batch)
-    gradient = flatten(torch.autograd.grad(value, params))
-    vector = flatten(params)
+    value = loss(state, put(batch, state.execution))
+    gradient, vector = flatten(torch.autograd.grad(value, params)), flatten(params)
     updates, moved = state.optimizer.update(gradient, state.optimizer_state, vector)
     vector_to_parameters(vector + updates, params)
     result = StepResult(value.item(), moved.norm.item())
@@ -86,8 +93,7 @@ def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepResult]
 @torch.no_grad()
 def predict(state: TrainState, batch: Batch) -> Prediction:
     """Run the model without dropout."""
-    lengths = None if batch.lengths is None else from_numpy(batch.lengths, state.execution)
-    output = state.model(from_numpy(batch.inputs, state.execution), lengths)
+    output = apply(state, put(Batch(batch.inputs, batch.lengths), state.execution))
     attention = None if output.attention is None else to_numpy(output.attention)
     return Prediction(to_numpy(output.predictions), attention)
 

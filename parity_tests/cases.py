@@ -1,0 +1,141 @@
+"""The table of models, options and sizes that every suite walks.
+
+All sizes differ, weights and biases are random and alike in scale, time is longer than one step,
+padding holds NaN: an error in a transpose, a gate, a bias, a carry or a mask has nowhere to hide.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from spec.batch import keep_masks
+from spec.config import ModelConfig
+from spec.params import parameter_schema
+
+B, T, H = 3, 6, 4
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model on one batch.
+
+    Attributes:
+      ragged: lengths differ, from 1 to T; what stands past an end is NaN.
+      state: initial states are given, else they are 0.
+    """
+
+    model: str
+    layers: int = 1
+    bidirectional: bool = False
+    ragged: bool = False
+    features: int = 3
+    state: bool = False
+    task: str = "regression"
+    dropout: float = 0.0
+    nonlinearity: str = "tanh"
+
+    def __str__(self) -> str:
+        words = [self.model if self.nonlinearity == "tanh" else f"{self.model}_relu"]
+        words += [f"{self.layers}layers"] * (self.layers > 1)
+        words += ["bidirectional"] * self.bidirectional + ["ragged"] * self.ragged
+        words += ["univariate"] * (self.features == 1) + ["state"] * self.state
+        words += ["classes"] * (self.task == "classification") + ["dropout"] * (self.dropout > 0)
+        return "-".join(words)
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(
+            model=self.model,
+            hidden_size=H,
+            num_layers=self.layers,
+            bidirectional=self.bidirectional,
+            dropout=self.dropout,
+            nonlinearity=self.nonlinearity,
+            task=self.task,
+            input_size=self.features,
+            output_size=5 if self.task == "classification" else 2,
+        )
+
+    @property
+    def lengths(self) -> np.ndarray | None:
+        return np.array([T - 1, 1, T]) if self.ragged else None
+
+    @cached_property
+    def _arrays(self) -> dict[str, np.ndarray]:
+        """Draw everything once, from a stream of the case's own."""
+        draw = np.random.default_rng(list(str(self).encode())).normal
+        schema = parameter_schema(self.config)
+        # Wide enough to bend the nonlinearities, and never near the kink of relu at 0.
+        arrays = {name: draw(scale=0.6, size=spec.shape) for name, spec in schema.items()}
+        arrays["inputs"] = draw(size=(B, T, self.features))
+        if self.ragged:
+            arrays["inputs"][np.arange(T) >= self.lengths[:, None]] = np.nan
+        for name in ("h",) if self.model == "rnn" else ("h", "c"):
+            shape = (self.layers * self.config.directions, B, H)
+            arrays[name] = draw(size=shape)
+        arrays["d predictions"] = draw(size=(B, self.config.output_size))
+        arrays["d attention"] = draw(size=(B, T))
+        arrays["targets"] = draw(size=(B, self.config.output_size))
+        return arrays
+
+    @property
+    def params(self) -> dict[str, np.ndarray]:
+        return {name: self._arrays[name] for name in parameter_schema(self.config)}
+
+    @property
+    def first_state(self) -> dict[str, np.ndarray]:
+        return {n: self._arrays[n] for n in ("h", "c") if n in self._arrays and self.state}
+
+    @property
+    def leaves(self) -> dict[str, np.ndarray]:
+        """Everything that has a gradient: parameters, input, initial states."""
+        return {**self.params, "inputs": self._arrays["inputs"], **self.first_state}
+
+    @property
+    def cotangents(self) -> dict[str, np.ndarray]:
+        names = ["predictions"] + ["attention"] * (self.model == "lstm_attention")
+        return {name: self._arrays[f"d {name}"] for name in names}
+
+    @property
+    def keep(self) -> dict[str, np.ndarray]:
+        return keep_masks(self.config, 7, 1, B, T)
+
+    @property
+    def targets(self) -> np.ndarray:
+        if self.task == "classification":
+            return np.array([4, 0, 2])
+        return self._arrays["targets"]
+
+
+CASES = [
+    Case("rnn"),
+    Case("rnn", nonlinearity="relu", state=True),
+    Case("rnn", features=1, ragged=True, task="classification"),
+    Case("rnn", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
+    Case("rnn", layers=2, bidirectional=True, ragged=True, state=True, nonlinearity="relu"),
+    Case("lstm"),
+    Case("lstm", features=1, task="classification"),
+    Case("lstm", state=True),
+    Case("lstm", ragged=True),
+    Case("lstm", bidirectional=True),
+    Case("lstm", layers=3),
+    Case("lstm", layers=2, dropout=0.4, task="classification"),
+    Case("lstm", bidirectional=True, ragged=True, state=True),
+    Case("lstm", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
+    Case("lstm_attention"),
+    Case("lstm_attention", features=1, state=True),
+    Case("lstm_attention", ragged=True, task="classification"),
+    Case("lstm_attention", bidirectional=True),
+    Case("lstm_attention", bidirectional=True, ragged=True, dropout=0.4),
+    Case("lstm_attention", layers=2, ragged=True, state=True),
+    Case(
+        "lstm_attention",
+        layers=2,
+        bidirectional=True,
+        ragged=True,
+        state=True,
+        dropout=0.4,
+        task="classification",
+    ),
+]

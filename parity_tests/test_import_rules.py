@@ -1,0 +1,42 @@
+"""Each folder imports what it may, and neither backend the other's framework."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {
+    "spec": {"numpy", "safetensors", "spec"},
+    "data": {"numpy", "spec", "data"},
+    "torch_impl": {"torch", "numpy", "jaxtyping", "spec", "torch_impl"},
+    "jax_impl": {"jax", "flax", "optax", "numpy", "jaxtyping", "spec", "jax_impl"},
+    "experiment": {"numpy", "filelock", "yaml", "tqdm", "sklearn", "spec", "data", "experiment"},
+    "report": {"numpy", "matplotlib", "spec", "experiment", "report"},
+}
+COMMANDS = {"spec", "data", "experiment", "report"}
+
+
+def imported(path: Path) -> set[str]:
+    """Return the top-level packages that a file imports anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names.add(node.module)
+    return {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
+
+
+@pytest.mark.parametrize("folder", ALLOWED)
+def test_folder_imports_only_what_it_may(folder):
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        assert imported(path) <= ALLOWED[folder], path
+
+
+@pytest.mark.parametrize("command", ["train.py", "predict.py"])
+def test_commands_import_no_framework(command):
+    assert imported(ROOT / command) <= COMMANDS

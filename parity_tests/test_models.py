@@ -1,0 +1,115 @@
+"""Every model of the table: outputs, attention and all gradients, in four ways and in NumPy."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jax_impl
+import torch_impl
+from jax_impl.arrays import to_names, to_tree
+from jax_impl.models import MODELS
+from parity_tests.cases import CASES, T
+from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
+from spec import reference
+from spec.params import parameter_schema
+
+
+def named(output) -> dict:
+    return {name: part for name, part in output._asdict().items() if part is not None}
+
+
+def split(case, leaves):
+    """Divide a case's leaves into parameters, inputs and the state as the models take it."""
+    params = {name: leaves[name] for name in case.params}
+    state = tuple(leaves[name] for name in case.first_state) or None
+    return params, leaves["inputs"], state[0] if state and case.model == "rnn" else state
+
+
+def run_torch(case, layers, leaves):
+    params, inputs, state = split(case, leaves)
+    model = torch_impl.sequence_model(case.config, layers)
+    lengths = None if case.lengths is None else torch.tensor(case.lengths)
+    keep = {name: torch.tensor(mask) for name, mask in case.keep.items()}
+    return named(torch.func.functional_call(model, params, (inputs, lengths, state, keep)))
+
+
+def run_jax(case, layers, leaves):
+    params, inputs, state = split(case, leaves)
+    lengths = None if case.lengths is None else jnp.asarray(case.lengths)
+    model = MODELS[case.model]
+    return named(
+        model(case.config, to_tree(params), inputs, lengths, state, case.keep, layers=layers)
+    )
+
+
+def run_numpy(case, leaves):
+    params, inputs, _ = split(case, leaves)
+    state = {name: leaves[name] for name in case.first_state}
+    return named(
+        reference.predict(case.config, params, inputs, case.lengths, keep=case.keep, **state)
+    )
+
+
+@cache
+def reference_of(case):
+    return in_numpy(partial(run_numpy, case), case.leaves, case.cotangents)
+
+
+@pytest.mark.parametrize("layers", ["recurrent", "fast"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_model_matches(case, layers):
+    """torch = JAX = NumPy: predictions, attention, d parameters, d inputs, d initial states."""
+    in_t = in_torch(
+        partial(run_torch, case, getattr(torch_impl, layers)), case.leaves, case.cotangents
+    )
+    in_j = in_jax(partial(run_jax, case, getattr(jax_impl, layers)), case.leaves, case.cotangents)
+    assert_same(in_t, in_j)
+    assert_same(in_t, reference_of(case))
+    assert_same(in_j, reference_of(case))
+    if case.ragged:
+        padding = np.arange(T) >= case.lengths[:, None]
+        assert not in_t["d inputs"][padding].any()
+        assert not in_j["d inputs"][padding].any()
+
+
+def test_padding_changes_nothing():
+    """A sequence alone and the same sequence padded in a batch give the same predictions."""
+    case = next(c for c in CASES if c.model == "lstm_attention" and c.ragged and c.bidirectional)
+    together = reference_of(case)["predictions"]
+    model = torch_impl.sequence_model(case.config).double()
+    model.load_state_dict({name: torch.tensor(array) for name, array in case.params.items()})
+    for row, length in enumerate(case.lengths):
+        inputs = torch.tensor(case.leaves["inputs"][row : row + 1, :length])
+        masks = {
+            name: torch.tensor(mask[row : row + 1, :length] if mask.ndim == 3 else mask[row, None])
+            for name, mask in case.keep.items()
+        }
+        alone = model(inputs, keep=masks).predictions.detach().numpy()
+        assert_same({"predictions": alone}, {"predictions": together[row : row + 1]})
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_one_set_of_names(case):
+    """state_dict keys, pytree paths and the schema are the same names with the same shapes."""
+    schema = {name: tuple(spec.shape) for name, spec in parameter_schema(case.config).items()}
+    model = torch_impl.sequence_model(case.config)
+    assert {name: tuple(p.shape) for name, p in model.state_dict().items()} == schema
+    module = jax_impl.SequenceModel(case.config)
+    inputs = jnp.zeros((2, T, case.features))
+    variables = module.init(jax.random.key(0), inputs)
+    assert {name: p.shape for name, p in to_names(variables["params"]).items()} == schema
+
+
+def test_flax_module_is_the_same_function():
+    """SequenceModel.apply takes the same tree and gives the same predictions."""
+    case = next(c for c in CASES if c.model == "lstm_attention" and c.bidirectional and c.ragged)
+    variables = {"params": to_tree(case.params)}
+    inputs, lengths = case.leaves["inputs"], jnp.asarray(case.lengths)
+    output = jax_impl.SequenceModel(case.config).apply(variables, inputs, lengths, keep=case.keep)
+    assert_same(
+        {"predictions": output.predictions}, {"predictions": reference_of(case)["predictions"]}
+    )

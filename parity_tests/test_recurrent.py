@@ -1,0 +1,158 @@
+"""The layers over time: outputs, last states and all gradients, and torch.nn's own layers."""
+
+from functools import cache, partial
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+import jax_impl
+import torch_impl
+from parity_tests.cases import CASES, B, H, T
+from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
+from spec import reference
+
+# Each encoder once, whatever stands on top of it.
+ENCODERS = [case for case in CASES if case.model != "lstm_attention"]
+
+
+def leaves_of(case):
+    """The encoder's parameters under torch's names, its input and its first states."""
+    cell = f"{case.model}."
+    params = {n.removeprefix(cell): a for n, a in case.params.items() if n.startswith(cell)}
+    return params | {n: a for n, a in case.leaves.items() if n in ("inputs", "h", "c")}
+
+
+def cotangents_of(case):
+    draw = np.random.default_rng(3).normal
+    state = (case.layers * case.config.directions, B, H)
+    shapes = {"outputs": (B, T, case.config.encoded_size), "h": state}
+    shapes |= {} if case.model == "rnn" else {"c": state}
+    return {name: draw(size=shape) for name, shape in shapes.items()}
+
+
+def named(case, outputs, final):
+    parts = (final,) if case.model == "rnn" else tuple(final)
+    return {"outputs": outputs} | dict(zip("hc", parts, strict=False))
+
+
+def split(case, leaves):
+    params = {n: a for n, a in leaves.items() if n not in ("inputs", "h", "c")}
+    state = tuple(leaves[n] for n in ("h", "c") if n in leaves) or None
+    return params, leaves["inputs"], state[0] if state and case.model == "rnn" else state
+
+
+def run_torch(case, layers, leaves):
+    params, inputs, state = split(case, leaves)
+    sizes = (case.features, H, case.layers, case.bidirectional, case.dropout)
+    module = layers.LSTM(*sizes) if case.model == "lstm" else layers.RNN(*sizes, case.nonlinearity)
+    lengths = None if case.lengths is None else torch.tensor(case.lengths)
+    keep = [torch.tensor(m) for n, m in case.keep.items() if n != "head"]
+    return named(case, *torch.func.functional_call(module, params, (inputs, lengths, state, keep)))
+
+
+def run_jax(case, layers, leaves):
+    params, inputs, state = split(case, leaves)
+    lengths = None if case.lengths is None else jnp.asarray(case.lengths)
+    keep = [m for n, m in case.keep.items() if n != "head"]
+    arguments = (params, inputs, lengths, state, keep, case.dropout)
+    if case.model == "lstm":
+        return named(case, *layers.lstm(*arguments))
+    return named(case, *layers.rnn(*arguments, case.nonlinearity))
+
+
+def run_numpy(case, leaves):
+    params, inputs, _ = split(case, leaves)
+    keep = [m for n, m in case.keep.items() if n != "head"]
+    nonlinearity = case.nonlinearity if case.model == "rnn" else None
+    state = {n: leaves[n] for n in ("h", "c") if n in leaves}
+    encoded = reference.encode(
+        params, inputs, case.lengths, **state, keep=keep, dropout=case.dropout,
+        nonlinearity=nonlinearity,
+    )  # fmt: skip
+    return {n: part for n, part in encoded._asdict().items() if part is not None}
+
+
+@cache
+def reference_of(case):
+    return in_numpy(partial(run_numpy, case), leaves_of(case), cotangents_of(case))
+
+
+@pytest.mark.parametrize("layers", ["recurrent", "fast"])
+@pytest.mark.parametrize("case", ENCODERS, ids=str)
+def test_layers_match(case, layers):
+    """torch = JAX = NumPy: every output, the last states, and the gradient of all that went in."""
+    leaves, cotangents = leaves_of(case), cotangents_of(case)
+    in_t = in_torch(partial(run_torch, case, getattr(torch_impl, layers)), leaves, cotangents)
+    in_j = in_jax(partial(run_jax, case, getattr(jax_impl, layers)), leaves, cotangents)
+    assert_same(in_t, in_j)
+    assert_same(in_t, reference_of(case))
+    assert_same(in_j, reference_of(case))
+
+
+def torch_layer(case):
+    kind = torch.nn.LSTM if case.model == "lstm" else torch.nn.RNN
+    extra = {} if case.model == "lstm" else {"nonlinearity": case.nonlinearity}
+    return kind(
+        case.features, H, case.layers, batch_first=True, bidirectional=case.bidirectional, **extra
+    ).double()
+
+
+def run_torch_nn(case, leaves):
+    params, inputs, state = split(case, leaves)
+    module = torch_layer(case)
+    if case.lengths is None:
+        return named(case, *torch.func.functional_call(module, params, (inputs, state)))
+    lengths = torch.tensor(case.lengths)
+    inputs = torch.where(torch.arange(T)[:, None] < lengths[:, None, None], inputs, 0.0)
+    packed = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
+    outputs, final = torch.func.functional_call(module, params, (packed, state))
+    outputs = pad_packed_sequence(outputs, batch_first=True, total_length=T)[0]
+    return named(case, outputs, final)
+
+
+@pytest.mark.parametrize("case", [c for c in ENCODERS if c.dropout == 0], ids=str)
+def test_torch_nn_is_the_same_function(case):
+    """torch.nn.LSTM and RNN, packed where lengths differ, agree on values and gradients."""
+    leaves, cotangents = leaves_of(case), cotangents_of(case)
+    assert_same(in_torch(partial(run_torch_nn, case), leaves, cotangents), reference_of(case))
+
+
+@pytest.mark.parametrize("case", ENCODERS, ids=str)
+def test_state_dicts_are_interchangeable(case):
+    """torch.nn takes our state_dict and we take torch.nn's, strictly, in the same order."""
+    sizes = (case.features, H, case.layers, case.bidirectional)
+    ours = torch_impl.LSTM(*sizes) if case.model == "lstm" else torch_impl.RNN(*sizes)
+    theirs = torch_layer(case).float()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    theirs.load_state_dict(ours.state_dict())
+    for name, tensor in ours.state_dict().items():
+        assert torch.equal(theirs.state_dict()[name], tensor)
+    ours.load_state_dict(torch_layer(case).state_dict())
+
+
+@pytest.mark.parametrize("layers", ["recurrent", "fast"])
+def test_length_zero_gives_zeros_and_the_first_state(layers):
+    """No step at all: outputs are 0, the state is the first one, gradients are finite."""
+    case = next(c for c in ENCODERS if str(c) == "lstm-bidirectional-ragged-state")
+    leaves = leaves_of(case)
+    leaves["inputs"] = np.full_like(leaves["inputs"], np.nan)
+    params, inputs, state = split(case, leaves)
+    module = getattr(torch_impl, layers).LSTM(case.features, H, bidirectional=True).double()
+    tensors = {name: torch.tensor(array, requires_grad=True) for name, array in params.items()}
+    first = tuple(map(torch.tensor, state))
+    outputs, final = torch.func.functional_call(
+        module, tensors, (torch.tensor(inputs), torch.zeros(B, dtype=torch.int64), first)
+    )
+    (outputs.sum() + final.h.sum() + final.c.sum()).backward()
+    j_outputs, j_final = getattr(jax_impl, layers).lstm(
+        params, jnp.asarray(inputs), jnp.zeros(B, int), state
+    )
+    for found in (outputs.detach(), j_outputs):
+        assert not np.asarray(found).any()
+    for t, j, expected in zip(map(torch.detach, final), j_final, state, strict=True):
+        np.testing.assert_array_equal(t, expected)
+        np.testing.assert_array_equal(j, expected)
+    assert all(torch.isfinite(tensor.grad).all() for tensor in tensors.values())
