@@ -21,7 +21,10 @@ class Architecture:
         64, "hidden units of each layer and direction", "a whole number >= 1", lambda n: n >= 1
     )
     num_layers: int = option(
-        1, "recurrent layers on top of each other", "a whole number >= 1", lambda n: n >= 1
+        1,
+        "recurrent layers on top of each other",
+        "a whole number from 1 to 1000",
+        lambda n: 1 <= n <= 1000,
     )
     bidirectional: bool = option(False, "read each sequence in both directions")
     dropout: float = option(
@@ -97,7 +100,10 @@ class UpdateRule:
         "constant", "learning rate over the run; cosine falls to 0 at its end"
     )
     warmup_steps: int = option(
-        0, "steps over which the rate rises to --lr", "a whole number >= 0", lambda n: n >= 0
+        0,
+        "steps over which the rate rises to --lr",
+        "a whole number, 0 <= warmup_steps < 2**31",
+        lambda n: 0 <= n < 2**31,
     )
 
     def __post_init__(self) -> None:
@@ -109,7 +115,10 @@ class OptimizerConfig(UpdateRule):
     """An update rule with the length of the run, which its schedule spans."""
 
     total_steps: int = option(
-        1, "steps that a cosine spans, warm-up included", "a whole number >= 1", lambda n: n >= 1
+        1,
+        "steps that a cosine spans, warm-up included",
+        "a whole number, 1 <= total_steps < 2**31",
+        lambda n: 1 <= n < 2**31,
     )
 
     def __post_init__(self) -> None:
@@ -128,7 +137,10 @@ class Execution:
     dtype: Literal["float32", "float64"] = option("float32", "of weights and arithmetic")
     device: str = option("cpu", "cpu, or cuda / gpu with an index after a colon: cuda:1")
     threads: int | None = option(
-        None, "CPU threads of the framework", "a whole number >= 1", lambda n: n >= 1
+        None,
+        "CPU threads of the framework",
+        "a whole number from 1 to 1024",
+        lambda n: 1 <= n <= 1024,
     )
     fast: bool = option(True, "fused kernels; --no-fast runs the readable time loop")
 

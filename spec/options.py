@@ -58,7 +58,7 @@ def from_text(owner: type, item: Field, text: str) -> Any:
       ConfigError: the text is not of the option's type.
     """
     kinds, optional = types_of(owner)[item.name]
-    if optional and text.lower() in ("none", "null", ""):
+    if optional and text.lower() in ("none", "null"):
         return None
     try:
         if kinds[0] is bool:
