@@ -1,26 +1,31 @@
 """Predict with a trained model, in PyTorch or in JAX, whichever trained it."""
 
-from experiment.command import run, say
+from experiment.command import StopRequest, run, say
 
 
-def main(argv: list[str]) -> None:
-
+def main(argv: list[str]) -> int | None:
+    from experiment.config import PredictConfig
     from experiment.flags import parse, parser_for
-    from experiment.predictions import PredictConfig
 
     given, _ = parse(parser_for(PredictConfig, __doc__), PredictConfig, argv)
     config = PredictConfig(**given)
 
-    from experiment import predictions
+    from pathlib import Path
 
-    report = predictions.predict(config)
+    from experiment import atomic
+    from experiment.predictions import predict
+
+    report = predict(config)
     for note in report.notes:
         say(note)
-    say(f"{report.rows} predictions: {config.out}")
-    if config.attention:
-        say(f"attention weights: {config.attention}")
+    stop = StopRequest()
+    stop.listen()  # A file begun is finished.
+    for path, content in report.files:
+        atomic.write(Path(path), content)
+        say(f"{report.rows} rows: {path}")
     for name, value in (report.metrics or {}).items():
         say(f"{name:>10} {value:.6g}")
+    return None if stop.signal is None else 128 + stop.signal
 
 
 if __name__ == "__main__":

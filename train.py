@@ -1,6 +1,6 @@
 """Train a sequence model on a CSV, in PyTorch or in JAX."""
 
-from experiment.command import StopRequest, run, say
+from experiment.command import StopRequest, run, say, stop_at_once_on_signals
 
 
 def main(argv: list[str]) -> int | None:
@@ -25,35 +25,38 @@ def main(argv: list[str]) -> int | None:
     if "print_config" in flags:
         return say(to_yaml(config).rstrip())
 
-    from experiment.conclude import conclude, table
+    from experiment.conclude import conclude, report
     from experiment.console import Reporter
     from experiment.start import begin, resume
 
-    out = flags.get("out")
+    stop = StopRequest()
     if "resume" in flags:
-        training = resume(given, flags["resume"] or out, "allow_data_change" in flags)
+        changed = "allow_data_change" in flags
+        training = resume(given, flags["resume"], flags.get("out"), changed, stop.listen)
     else:
-        training = begin(config, out)
+        training = begin(config, flags.get("out"), stop.listen)
     for note in training.dataset.notes:
         say(note)
     say(f"run: {training.directory.path}")
 
-    stop = StopRequest()
-    stop.listen()
-    progress = training.progress
-    history = training.directory.begin_metrics(progress.epoch)
-    reporter = Reporter(progress.epoch, training.config.epochs)
-    for entry in training.epochs(lambda: stop.signal is not None):
-        history.append(entry)
-        reporter.show(entry)
-    reporter.close()
+    history = training.directory.begin_metrics(training.progress.epoch)
+    with Reporter(training) as reporter:
+
+        def stopped() -> bool:
+            reporter.step(training.progress.step)
+            return stop.signal is not None
+
+        for entry in training.epochs(stopped):
+            history.append(entry)
+            reporter.epoch(entry)
+    stop_at_once_on_signals()
     if stop.signal is not None:
         say(
             f"stopped after step {training.progress.step}; continue with "
             f"--resume {training.directory.path}"
         )
         return 128 + stop.signal
-    say(table(conclude(training, history)))
+    say(report(conclude(training, history), training))
     return None
 
 

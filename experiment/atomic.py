@@ -32,6 +32,11 @@ def write(path: Path, content: bytes) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def part_of(path: Path) -> Path:
+    """Return a name beside `path` that `remove_parts` knows; only the lock's holder may use it."""
+    return path.with_name(f".{path.name}{MARK}")
+
+
 def umask() -> int:
     """Return the process's file mode mask, which can only be read by setting it."""
     mask = os.umask(0o077)

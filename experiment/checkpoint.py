@@ -6,11 +6,12 @@ safetensors lacks, stands in its metadata. Equal states give equal bytes.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from data.sequences import Layout
 from experiment import atomic
 from experiment.config import RunConfig
 from spec.config import ModelConfig
-from spec.errors import CheckpointError, ConfigError
+from spec.errors import CheckpointError
 from spec.options import subset
-from spec.params import parameter_schema, select_arrays
+from spec.params import ParamSpec, parameter_schema, select_arrays
 from spec.tensors import decode, encode
 
 FORMAT = 1
+MAX_HEADER = 10**8  # bytes, as in safetensors
 BLANK = "0" * 64
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 SCALING = "scaling."
@@ -40,6 +42,7 @@ class Progress:
       batch: batches done of the epoch under way.
       step: optimiser steps taken.
       loss_sum, rows: of the epoch under way, for its mean loss.
+      seconds: spent on the epoch under way.
       best_loss, best_epoch: of the best epoch so far, by validation loss.
     """
 
@@ -48,6 +51,7 @@ class Progress:
     step: int = 0
     loss_sum: float = 0.0
     rows: int = 0
+    seconds: float = 0.0
     best_loss: float | None = None
     best_epoch: int = 0
 
@@ -108,64 +112,83 @@ def load(path: Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises:
-      CheckpointError: it is missing, damaged, of a newer format, or not consistent in itself.
+      CheckpointError: it is missing, damaged, of another format, or not consistent in itself.
     """
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from None
-    header = 8 + int.from_bytes(content[:8], "little")
-    found = CHECKSUM.search(content, 8, min(header, len(content)))
+        if path.exists() and not path.is_file():
+            raise CheckpointError(f"{path}: is no regular file; give a checkpoint")
+        with open(path, "rb") as file:
+            header = min(int.from_bytes(file.read(8), "little"), MAX_HEADER)
+            found = CHECKSUM.search(file.read(header))
+            file.seek(0)
+            content = file.read() if found else b""
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"{path}: cannot be read: {reason}") from None
     if not found:
         raise CheckpointError(f"{path}: is damaged, or no checkpoint of this program")
-    start, end = found.span(1)
-    digest = hashlib.sha256(content[:start] + BLANK.encode() + content[end:]).hexdigest()
-    if digest.encode() != found[1]:
+    view, start, end = memoryview(content), 8 + found.start(1), 8 + found.end(1)
+    digest = hashlib.sha256(view[:start])
+    digest.update(BLANK.encode())
+    digest.update(view[end:])
+    if digest.hexdigest().encode() != found[1]:
         raise CheckpointError(f"{path}: is damaged: its checksum does not match its content")
     try:
         arrays, metadata = decode(content)
         record = json.loads(metadata["seqduet"])
         if record["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path}: has format {record['format']}, this program reads {FORMAT}; update it"
-            )
+            raise ValueError(f"has format {record['format']!r:.40}, this program reads {FORMAT}")
         return assemble(arrays, record)
-    except CheckpointError as error:
-        text = str(error)
-        raise CheckpointError(text if text.startswith(str(path)) else f"{path}: {text}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: is not consistent: {reason}") from None
+    except (
+        *(CheckpointError, ValueError, KeyError, TypeError),
+        *(AttributeError, OverflowError, RecursionError),
+    ) as error:
+        reason = f"misses {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{path}: is not usable: {reason}") from None
 
 
-def assemble(arrays: dict[str, np.ndarray], record: dict[str, Any]) -> Checkpoint:
-    """Build a Checkpoint and check that its arrays are those its configuration asks for."""
-    scaling = Scaling(
-        **{n.removeprefix(SCALING): arrays.pop(n) for n in list(arrays) if n.startswith(SCALING)}
-    )
-    parts = record["layout"]
-    layout = Layout(
-        tuple(parts["features"]), tuple(parts["targets"]), parts["steps"], parts["header"]
-    )
-    meaning = Meaning(record["task"], tuple(record["classes"]), layout, scaling)
-    try:
-        config = RunConfig(**record["config"])
-        schema = parameter_schema(model_config(config, meaning))
-    except ConfigError as error:
-        raise CheckpointError(f"its configuration is invalid: {error}") from None
-    kinds = [""] + (
-        ["optimizer.m."] if config.optimizer == "sgd" else ["optimizer.m.", "optimizer.v."]
-    )
-    for prefix in kinds:
-        select_arrays(schema, arrays, prefix)
-    known = {prefix + name for prefix in kinds for name in schema}
-    if unknown := sorted(set(arrays) - known):
-        raise CheckpointError(f"holds unknown arrays: {', '.join(unknown[:5])}")
-    D, O = len(layout.features), len(layout.targets)
-    for name, size in (("input_mean", D), ("input_std", D), ("target_mean", O), ("target_std", O)):
-        if getattr(scaling, name).shape != (size,):
-            raise CheckpointError(f"{SCALING}{name} has another shape than [{size}]")
-    for name, array in (*arrays.items(), *vars(scaling).items()):
+def assemble(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Checkpoint:
+    """Build a Checkpoint; raise where its parts do not fit together."""
+    config = RunConfig(**record["config"])
+    meaning = meaning_of(arrays, record)
+    schema = parameter_schema(model_config(config, meaning))
+    moments = ("optimizer.m.",) + (() if config.optimizer == "sgd" else ("optimizer.v.",))
+    own = {}
+    for prefix in ("", *moments):
+        selected = select_arrays(schema, arrays, prefix)
+        own |= {prefix + name: array for name, array in selected.items()}
+    unknown = sorted(set(arrays) - set(own) - {SCALING + name for name in vars(meaning.scaling)})
+    if unknown:
+        raise ValueError(f"it holds unknown arrays: {', '.join(map(repr, unknown[:5]))}")
+    for name, array in own.items():
+        if array.dtype != config.dtype:
+            raise ValueError(f"{name} is {array.dtype}, the run {config.dtype}")
+    for name, array in arrays.items():
         if not np.isfinite(array).all():
-            raise CheckpointError(f"{name} holds values that are not finite")
-    return Checkpoint(arrays, config, meaning, Progress(**record["progress"]), record["sha256"])
+            raise ValueError(f"{name} holds values that are not finite")
+    progress = Progress(**record["progress"])
+    for name, kind in get_type_hints(Progress).items():
+        value = getattr(progress, name)
+        if not isinstance(value, kind) or not (value is None or 0 <= value < math.inf):
+            raise ValueError(f"progress: {name} is {value!r:.40}")
+    return Checkpoint(own, config, meaning, progress, dict(record["sha256"]))
+
+
+def meaning_of(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Meaning:
+    """Build what the data mean to the model; raise where its parts do not fit together."""
+    parts, classes = record["layout"], tuple(record["classes"])
+    features, targets = tuple(parts["features"]), tuple(parts["targets"])
+    layout = Layout(features, targets, parts["steps"], parts["header"])
+    if not all(isinstance(text, str) for text in (*classes, *features, *targets)):
+        raise ValueError("a class or a column is not text")
+    if not (isinstance(layout.steps, int) and isinstance(layout.header, bool)):
+        raise ValueError("steps is no whole number, or header not true or false")
+    if not (len(classes) > 1 if record["task"] == "classification" else not classes):
+        raise ValueError(f"{len(classes)} classes do not fit the task {record['task']!r:.40}")
+    sizes = {"input_mean": len(features), "target_mean": len(targets)}
+    sizes |= {"input_std": len(features), "target_std": len(targets)}
+    schema = {name: ParamSpec((size,), 0.0) for name, size in sizes.items()}
+    scaling = Scaling(**select_arrays(schema, arrays, SCALING))
+    if not (scaling.input_std > 0).all() or not (scaling.target_std > 0).all():
+        raise ValueError("a standard deviation is not above 0")
+    return Meaning(record["task"], classes, layout, scaling)

@@ -10,6 +10,7 @@ from types import FrameType
 from spec.errors import SeqduetError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM) + ((signal.SIGHUP,) if hasattr(signal, "SIGHUP") else ())
+LONGEST_ERROR = 1000  # characters; what lies in the middle of a longer one is left out
 
 
 class StopRequest:
@@ -24,29 +25,45 @@ class StopRequest:
         self.signal = number
 
     def listen(self) -> None:
-        """Take over from `stop_at_once`."""
+        """Take over from `stop_at_once`: from now on there is something to save."""
         for number in SIGNALS:
             signal.signal(number, self)
 
 
 def stop_at_once(number: int, frame: FrameType | None) -> None:
     """End without a traceback; used while there is nothing to save."""
-    os.write(2, b"interrupted; nothing was lost\n")
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted; nothing was lost\n")
     os._exit(128 + number)
+
+
+def stop_at_once_on_signals() -> None:
+    """Install `stop_at_once`."""
+    for number in SIGNALS:
+        signal.signal(number, stop_at_once)
 
 
 def say(text: str = "") -> None:
     """Print a line; a closed or full stdout ends the printing, not the work."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text)
+    flush()
+
+
+def flush() -> None:
+    """Empty the buffer of stdout, into nothing where stdout takes no more."""
     try:
-        print(text, flush=True)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except (OSError, ValueError):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        # Under Python's own buffer, so that what it still holds cannot fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Run a command's main function and exit with its code."""
-    for number in SIGNALS:
-        signal.signal(number, stop_at_once)
+    stop_at_once_on_signals()
+    occupy_standard_descriptors()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.reconfigure(errors="backslashreplace")
@@ -58,23 +75,27 @@ def run(main: Callable[[list[str]], int | None]) -> None:
         if "--debug" in sys.argv:
             raise
         known = isinstance(error, SeqduetError)
-        text = str(error) if known else f"{type(error).__name__}: {error}; --debug shows where"
-        say_error(" ".join(text.splitlines()))
+        reason = " ".join(str(error).splitlines())
+        say_error(str(error) if known else f"{type(error).__name__}: {reason}; --debug shows where")
         code = error.exit_code if known else 1
-    say_nothing_more()
+    flush()
     sys.exit(code)
 
 
+def occupy_standard_descriptors() -> None:
+    """Open what the caller closed of 0, 1, 2, so that no checkpoint gets the number of stdout."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
 def say_error(text: str) -> None:
-    """Print one line on stderr."""
-    with contextlib.suppress(OSError, ValueError):
-        print(f"error: {text}", file=sys.stderr, flush=True)
-
-
-def say_nothing_more() -> None:
-    """Flush stdout; what cannot be written is dropped without a traceback."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except (OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    """Print one line on stderr, without the control characters that a file's name may hold."""
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    if len(text) > LONGEST_ERROR:
+        text = f"{text[: LONGEST_ERROR // 2]} .. {text[-LONGEST_ERROR // 2 :]}"
+    if sys.stderr is not None:  # print would turn to stdout
+        with contextlib.suppress(OSError, ValueError):
+            print(f"error: {text}", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@
 import json
 import math
 import platform
+import shlex
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -52,12 +53,21 @@ def versions(backend: str) -> dict[str, str]:
     return found
 
 
-def table(summary: dict[str, Any]) -> str:
-    """Lay out the test metrics beside the baselines'."""
+def report(summary: dict[str, Any], training: Training) -> str:
+    """Lay out the test metrics beside the baselines', and say what can be done next."""
     rows = {f"{summary['model']} ({summary['backend']})": summary["test"]} | summary["baselines"]
     names = list(summary["test"])
     width = max(map(len, rows))
     lines = [f"{'test':<{width}}" + "".join(f"{name:>12}" for name in names)]
     for row, values in rows.items():
         lines.append(f"{row:<{width}}" + "".join(f"{values[name]:>12.6g}" for name in names))
+    config, path = training.config, training.directory.path
+    early = ""
+    if summary["epochs"] < config.epochs:
+        early = f"; stopped as {config.patience} epochs brought no better ones"
+    judge = "validation" if len(training.dataset.valid) else "training"
+    lines += [
+        f"weights: epoch {summary['best_epoch']} of {summary['epochs']}, by {judge} loss{early}",
+        f"predict: python predict.py --checkpoint {shlex.quote(str(path))} --data_path FILE",
+    ]
     return "\n".join(lines)

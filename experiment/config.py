@@ -1,10 +1,12 @@
-"""Everything that decides a run; each field is a flag of train.py and a key of config.yaml."""
+"""What decides a run, and a prediction; each field is a flag, of a run a key of config.yaml too."""
 
+import os
 from dataclasses import dataclass, fields
 from typing import Literal
 
 from data.config import DataConfig
 from spec.config import Architecture, Execution, UpdateRule
+from spec.errors import ConfigError
 from spec.options import option, validate
 
 
@@ -38,3 +40,29 @@ FIXED = (
     {f.name for group in (Architecture, DataConfig) for f in fields(group)}
     - {"data_path", "test_path"}
 ) | {"seed", "batch_size", "dtype", "optimizer"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig:
+    """Prediction"""
+
+    checkpoint: str | None = option(None, "run directory (its best checkpoint), or a checkpoint")
+    data_path: str | None = option(None, "file to predict, in the form of the training data")
+    backend: Literal["torch", "jax"] | None = option(None, "framework; none: the one that trained")
+    out: str = option("predictions.csv", "CSV to write; it must not exist yet")
+    attention: str | None = option(None, "CSV for the attention weights, a row each sequence")
+    device: str = option("cpu", "cpu, or cuda / gpu with an index after a colon: cuda:1")
+    threads: int | None = option(
+        None,
+        "CPU threads of the framework",
+        "a whole number from 1 to 1024",
+        lambda n: 1 <= n <= 1024,
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for name in ("checkpoint", "data_path"):
+            if getattr(self, name) is None:
+                raise ConfigError(f"--{name}: is required")
+        if self.attention and os.path.realpath(self.attention) == os.path.realpath(self.out):
+            raise ConfigError(f"--attention {self.attention}: is --out as well; name two files")

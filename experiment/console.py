@@ -1,36 +1,71 @@
 """Progress of a run: a bar on a terminal, about ten lines elsewhere."""
 
 import sys
-from typing import Any
+import time
+from contextlib import suppress
+from shutil import get_terminal_size
+from types import TracebackType
+from typing import Any, Self
 
 from experiment.command import say
+from experiment.loop import Training, steps_per_epoch
+
+LONGEST_SILENCE = 60.0  # seconds
 
 
 class Reporter:
-    """Shows one epoch after another."""
+    """Shows how far a run is; nothing that goes wrong here disturbs it."""
 
-    def __init__(self, done: int, total: int) -> None:
-        self.total = total
-        self.every = max(1, total // 10)
+    def __init__(self, training: Training) -> None:
+        config, progress = training.config, training.progress
+        self.epochs = config.epochs
+        self.every = max(1, config.epochs // 10)
+        self.said: float | None = None
         self.bar = None
         if sys.stderr is not None and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=total, initial=done, unit="epoch", leave=False)
+            steps = config.epochs * steps_per_epoch(config, training.dataset)
+            columns = get_terminal_size().columns  # 80 where a terminal says 0
+            self.bar = tqdm(total=steps, initial=progress.step, unit="step", ncols=columns)
+            self.bar.set_description(f"epoch {progress.epoch}/{self.epochs}", refresh=False)
 
-    def show(self, entry: dict[str, Any]) -> None:
-        """Report an epoch."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            with suppress(OSError, ValueError):  # of a terminal that was closed
+                self.bar.close()
+
+    def step(self, taken: int) -> None:
+        """Report the steps taken so far."""
+        if self.bar is not None:
+            with suppress(OSError, ValueError):
+                self.bar.update(taken - self.bar.n)
+
+    def epoch(self, entry: dict[str, Any]) -> None:
+        """Report an epoch by its metrics."""
         losses = f"train {entry['train_loss']:.4g}"
         if "valid_loss" in entry:
             losses += f", valid {entry['valid_loss']:.4g}"
         if "valid_accuracy" in entry:
             losses += f", accuracy {entry['valid_accuracy']:.3f}"
+        number, now = entry["epoch"], time.monotonic()
         if self.bar is not None:
-            self.bar.set_postfix_str(losses)
-            self.bar.update()
-        elif entry["epoch"] % self.every == 0 or entry["epoch"] == self.total:
-            say(f"epoch {entry['epoch']}/{self.total}: {losses} ({entry['seconds']:.2f} s)")
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+            self.bar.set_description(f"epoch {number}/{self.epochs}", refresh=False)
+            self.bar.set_postfix_str(losses, refresh=False)
+            self.step(entry["step"])
+        elif (
+            self.said is None
+            or number % self.every == 0
+            or number == self.epochs
+            or now - self.said > LONGEST_SILENCE
+        ):
+            self.said = now
+            say(f"epoch {number}/{self.epochs}: {losses} ({entry['seconds']:.2f} s)")

@@ -15,7 +15,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are a ConfigError."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        raise ConfigError(message.removeprefix("argument "))
 
 
 def parser_for(owner: type, description: str) -> Parser:
@@ -65,14 +65,11 @@ def parse(
     Raises:
       ConfigError: a flag is unknown or its value malformed. Ranges are checked by `owner`.
     """
-    spelled = []
-    for token in argv:
-        name, equals, value = token.partition("=")
-        is_flag = name.startswith("--") and len(name) > 2
-        spelled.append("--" + name[2:].replace("-", "_") + equals + value if is_flag else token)
-    given, unknown = parser.parse_known_args(spelled)
+    given, unknown = parser.parse_known_args(spell(argv))
     if unknown:
         name = unknown[0].partition("=")[0]
+        if not name.startswith("-"):
+            raise ConfigError(f"{name}: is no flag; name a data file as --data_path {name}")
         known = [flag for action in parser._actions for flag in action.option_strings]
         raise ConfigError(f"{name}: no such flag{nearest(name, known)}; --help lists all")
     items = {f.name: f for f in fields(owner)}
@@ -82,6 +79,20 @@ def parse(
         if name in items
     }
     return options, {name: value for name, value in vars(given).items() if name not in items}
+
+
+def spell(argv: Sequence[str]) -> list[str]:
+    """Write a command line as argparse reads it: underscores in names, --lr=-1 for --lr -1."""
+    spelled: list[str] = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and len(name) > 2:
+            spelled.append("--" + name[2:].replace("-", "_") + equals + value)
+        elif word[:1] == "-" and word != "-h" and spelled and spelled[-1].startswith("--"):
+            spelled[-1] += "=" + word  # no flag starts with one dash, so it is a value
+        else:
+            spelled.append(word)
+    return spelled
 
 
 def read_yaml(path: str, owner: type) -> dict[str, Any]:
@@ -114,13 +125,19 @@ def read_yaml(path: str, owner: type) -> dict[str, Any]:
             raise ConfigError(f"{place}: no option {name!r}{nearest(name, list(items))}")
         if name in options:
             raise ConfigError(f"{place}: {name} stands twice")
-        if not isinstance(value, yaml.ScalarNode):
+        kinds, optional = types_of(owner)[name]
+        null = value.tag == "tag:yaml.org,2002:null"
+        if not isinstance(value, yaml.ScalarNode) or (null and not optional):
+            found = "nothing" if null else "a list or mapping"
             expected = expectation(owner, items[name])
-            raise ConfigError(f"{place}: {name}: expected {expected}, found a list or mapping")
-        quoted_null = value.tag.endswith(":str") and value.value.lower() in ("none", "null", "")
+            raise ConfigError(f"{place}: {name}: expected {expected}, found {found}")
+        # In quotes it is text, be it a column whose name is none.
+        literal = value.style is not None and kinds == (str,)
         try:
             text = value.value
-            options[name] = text if quoted_null else from_text(owner, items[name], text)
+            options[name] = (
+                None if null else text if literal else from_text(owner, items[name], text)
+            )
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
     return options
@@ -128,10 +145,16 @@ def read_yaml(path: str, owner: type) -> dict[str, Any]:
 
 def to_yaml(options: Any) -> str:
     """Write options as YAML, each with its help."""
+    import yaml
+
     lines = []
     for item in fields(options):
-        value = json.dumps(getattr(options, item.name), ensure_ascii=False)
-        lines.append(f"{item.name}: {value}  # {item.metadata['help']}")
+        value = getattr(options, item.name)
+        if isinstance(value, str):
+            text = yaml.safe_dump(value, default_style='"', allow_unicode=True, width=2**31)
+        else:
+            text = json.dumps(value)
+        lines.append(f"{item.name}: {text.rstrip()}  # {item.metadata['help']}")
     return "\n".join(lines) + "\n"
 
 

@@ -37,6 +37,7 @@ def predict_part(backend: Backend, state: Any, part: Part) -> Prediction:
     )
 
 
+@np.errstate(over="ignore", invalid="ignore")  # seen by the result, which is then not finite
 def scaled_loss(meaning: Meaning, outputs: np.ndarray, targets: np.ndarray) -> float:
     """Return the loss that training minimises, in float64: log loss, or MSE in scaled units."""
     if meaning.task == "classification":
@@ -44,6 +45,7 @@ def scaled_loss(meaning: Meaning, outputs: np.ndarray, targets: np.ndarray) -> f
     return metrics.regression(outputs.astype(np.float64), targets)["mse"]
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def measure(meaning: Meaning, outputs: np.ndarray, known: Known) -> dict[str, float]:
     """Return the metrics of outputs [N, O], in the unit of the data."""
     if meaning.task == "classification":
@@ -81,9 +83,17 @@ class Training:
         arrays = self.backend.export_arrays(self.state)
         for name, array in arrays.items():
             if not np.isfinite(array).all():
-                raise DivergedError(f"step {self.progress.step}: {name} is no longer finite")
+                raise self.diverged(self.progress.step, f"{name} is not finite")
         meaning, sha256 = self.dataset.meaning, self.dataset.sha256
         self.directory.save(Checkpoint(arrays, self.config, meaning, self.progress, sha256), best)
+
+    def diverged(self, step: int, what: str) -> DivergedError:
+        """Describe a step after which training cannot go on."""
+        path = self.directory.path
+        return DivergedError(
+            f"step {step}: {what}; {path} keeps the last finite checkpoint: continue from it, "
+            f"--resume {path}, with a smaller --lr or --clip_norm, or begin again"
+        )
 
     def epochs(self, stop: Callable[[], bool]) -> Iterator[dict[str, Any]]:
         """Train to the last epoch, or until no better one came for `patience`.
@@ -92,12 +102,14 @@ class Training:
         step under way and with a checkpoint, when `stop` says so.
 
         Raises:
-          DivergedError: loss or gradient is not finite; the last checkpoint stays.
+          DivergedError: a loss, gradient or weight is not finite; the last checkpoint stays.
         """
         while self.progress.epoch < self.config.epochs and not self.out_of_patience():
-            began = time.perf_counter()
+            began = time.perf_counter() - self.progress.seconds
             norm = self.train_epoch(stop)
             if norm is None:
+                seconds = round(time.perf_counter() - began, 4)
+                self.progress = replace(self.progress, seconds=seconds)
                 self.save()
                 return
             entry, best = self.finish_epoch(norm)
@@ -126,10 +138,9 @@ class Training:
             keep = keep_masks(self.model, config.seed, progress.step, rows, steps)
             self.state, result = self.backend.train_step(self.state, replace(batch, keep=keep))
             if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
-                raise DivergedError(
-                    f"step {progress.step + 1} (epoch {progress.epoch + 1}): loss {result.loss}, "
-                    f"gradient norm {result.gradient_norm}; the last finite checkpoint is kept in "
-                    f"{self.directory.path}; try a smaller --lr or --clip_norm"
+                raise self.diverged(
+                    progress.step + 1,
+                    f"loss {result.loss:.4g}, gradient norm {result.gradient_norm:.4g}",
                 )
             norm = result.gradient_norm
             progress = self.progress = replace(
@@ -151,13 +162,15 @@ class Training:
         if len(valid):
             outputs = predict_part(self.backend, self.state, valid).outputs
             judged = scaled_loss(self.dataset.meaning, outputs, valid.targets[valid.rows])
+            if not math.isfinite(judged):
+                raise self.diverged(progress.step, f"validation loss {judged:.4g}")
             entry["valid_loss"] = judged
             if self.dataset.meaning.task == "classification":
                 entry["valid_accuracy"] = float(
                     (outputs.argmax(axis=1) == valid.targets[valid.rows]).mean()
                 )
         entry["gradient_norm"] = norm
-        best = math.isfinite(judged) and (progress.best_loss is None or judged < progress.best_loss)
+        best = progress.best_loss is None or judged < progress.best_loss
         self.progress = Progress(
             epoch,
             step=progress.step,

@@ -5,73 +5,61 @@ Dimensions: N sequences, T time, O regression targets, C classes.
 
 import csv
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from data.batching import Part
 from data.dataset import Known, described, truth_of
 from data.sequences import Sequences, read_sequences
-from experiment import atomic, checkpoint, metrics
+from experiment import checkpoint, metrics
 from experiment.checkpoint import Checkpoint, model_config
+from experiment.config import PredictConfig
 from experiment.loop import measure, predict_part
-from experiment.run_directory import BEST
+from experiment.run_directory import checkpoint_at
 from spec.backend import Prediction, load_backend
 from spec.config import Execution, OptimizerConfig
-from spec.errors import ConfigError
-from spec.options import option, subset, validate
-
-
-@dataclass(frozen=True, kw_only=True)
-class PredictConfig:
-    """Prediction"""
-
-    checkpoint: str | None = option(None, "run directory (its best checkpoint), or a checkpoint")
-    data_path: str | None = option(None, "file to predict, in the form of the training data")
-    backend: Literal["torch", "jax"] | None = option(None, "framework; none: the one that trained")
-    out: str = option("predictions.csv", "CSV to write; it must not exist yet")
-    attention: str | None = option(None, "CSV for the attention weights, a row each sequence")
-    device: str = option("cpu", "cpu, or cuda / gpu with an index after a colon: cuda:1")
-    threads: int | None = option(
-        None, "CPU threads of the framework", "a whole number >= 1", lambda n: n >= 1
-    )
-
-    def __post_init__(self) -> None:
-        validate(self)
-        for name in ("checkpoint", "data_path"):
-            if getattr(self, name) is None:
-                raise ConfigError(f"--{name}: is required")
-        for name in ("out", "attention"):
-            path = getattr(self, name)
-            if path is not None and Path(path).exists():
-                raise ConfigError(f"--{name} {path}: exists; remove it or choose another name")
+from spec.errors import ConfigError, OutputError
+from spec.options import subset
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was predicted; metrics where the file holds the truth."""
+    """What was predicted.
 
+    Attributes:
+      files: path and content of what is to be written.
+      rows: number of predictions.
+      metrics: where the file holds the truth.
+      notes: what the user should hear of.
+    """
+
+    files: list[tuple[str, bytes]]
     rows: int
     metrics: dict[str, float] | None
     notes: list[str]
 
 
 def predict(config: PredictConfig) -> Report:
-    """Read a checkpoint and a data file, write the predictions.
+    """Read a checkpoint and a data file, and predict.
 
     Raises:
       CheckpointError, DataError: either cannot be used.
-      ConfigError: attention is asked of a model without.
-      OutputError: the file cannot be written.
+      ConfigError: a file to write exists, or attention is asked of a model without.
+      OutputError: the directory of a file to write is missing or read-only.
     """
-    path = Path(config.checkpoint)
-    stored = checkpoint.load(path / BEST if path.is_dir() else path)
+    for name in ("out", "attention"):
+        if (file := getattr(config, name)) is not None:
+            check_new(name, file)
+    stored = checkpoint.load(checkpoint_at(Path(config.checkpoint)))
     meaning, run = stored.meaning, stored.config
     if config.attention and run.model != "lstm_attention":
-        raise ConfigError(f"--attention: the model {run.model} has no attention")
+        raise ConfigError(
+            f"--attention: the model {run.model} has no attention; --model lstm_attention has"
+        )
     backend = load_backend(config.backend or run.backend)
     sequences = read_sequences(config.data_path, run, meaning.layout, need_targets=False)
     execution = Execution(
@@ -87,11 +75,19 @@ def predict(config: PredictConfig) -> Report:
     if sequences.targets:
         truth = truth_of(sequences, meaning.classes)
         measured = measure(meaning, prediction.outputs[: len(truth)], Known(truth, None))
-    atomic.write(Path(config.out), to_csv(*prediction_rows(stored, sequences, prediction)))
+    files = [(config.out, to_csv(*prediction_rows(stored, sequences, prediction)))]
     if config.attention:
-        atomic.write(Path(config.attention), to_csv(*attention_rows(sequences, prediction)))
+        files.append((config.attention, to_csv(*attention_rows(sequences, prediction))))
     notes = [f"{config.data_path}: {described(sequences)}", *sequences.notes]
-    return Report(len(sequences), measured, notes)
+    return Report(files, len(sequences), measured, notes)
+
+
+def check_new(name: str, path: str) -> None:
+    """Raise where a file exists already, or its directory does not, before any work is done."""
+    if os.path.lexists(path):
+        raise ConfigError(f"--{name} {path}: exists; remove it or choose another name")
+    if not os.access(Path(path).parent, os.W_OK | os.X_OK):
+        raise OutputError(f"--{name} {path}: its directory is missing or cannot be written")
 
 
 def weights_of(stored: Checkpoint) -> dict[str, np.ndarray]:

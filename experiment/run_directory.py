@@ -2,6 +2,7 @@
 
 import json
 import os
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,33 @@ from experiment.checkpoint import Checkpoint
 from spec.errors import BusyError, CheckpointError, ConfigError, OutputError
 
 LAST, PREVIOUS, BEST = "checkpoint.safetensors", "previous.safetensors", "best.safetensors"
+CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+
+
+def refuse_run(path: Path) -> None:
+    """Raise ConfigError where a directory holds a run, or a file that a run would replace."""
+    for name in (LAST, PREVIOUS, BEST, METRICS, SUMMARY, CONFIG):
+        if os.path.lexists(path / name):
+            raise ConfigError(
+                f"--out {path}: already holds a run ({name}); continue it with --resume {path}, "
+                "or choose another directory"
+            )
+
+
+def checkpoint_at(path: Path) -> Path:
+    """Return the checkpoint that a path means: a file itself, or the best of a run directory.
+
+    Raises:
+      CheckpointError: the directory holds none.
+    """
+    best = path / BEST
+    if os.path.isfile(best) or not os.path.isdir(path):
+        return best if os.path.isfile(best) else path
+    if os.path.isfile(path / LAST):
+        raise CheckpointError(
+            f"{path}: no epoch is complete; give {path / LAST} to use it as it is"
+        )
+    raise CheckpointError(f"{path}: holds no {BEST}; give the directory of a run, or a checkpoint")
 
 
 class RunDirectory:
@@ -23,11 +51,11 @@ class RunDirectory:
         self.lock = FileLock(path / ".lock")
         try:
             self.lock.acquire(timeout=0)
+            atomic.remove_parts(path)
         except Timeout:
-            raise BusyError(f"{path}: another process is writing this run") from None
+            raise BusyError(f"{path}: another process is writing this run; let it end") from None
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
-        atomic.remove_parts(path)
 
     @classmethod
     def create(cls, path: Path | None, name: str) -> "RunDirectory":
@@ -39,21 +67,13 @@ class RunDirectory:
         """
         try:
             if path is None:
-                root = Path("runs")
-                root.mkdir(exist_ok=True)
-                number = 1
-                while (root / f"{name}-{number}").exists():
-                    number += 1
-                path = root / f"{name}-{number}"
-            if any((path / file).exists() for file in ("config.yaml", LAST, "metrics.jsonl")):
-                raise ConfigError(
-                    f"--out {path}: already holds a run; continue it with --resume {path}, "
-                    "or choose another directory"
-                )
+                path = free_directory(Path("runs"), name)
             path.mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"--out {path}: cannot be made: {error.strerror}") from None
-        return cls(path)
+        directory = cls(path)
+        refuse_run(path)
+        return directory
 
     @classmethod
     def reopen(cls, path: Path) -> "RunDirectory":
@@ -62,65 +82,106 @@ class RunDirectory:
         Raises:
           CheckpointError: there is no run to continue.
         """
-        directory, last = (path.parent, path.name) if path.is_file() else (path, LAST)
-        if not (directory / last).is_file():
-            raise CheckpointError(f"{path}: holds no {LAST} to continue from")
-        return cls(directory, last)
+        names = (LAST, PREVIOUS, BEST)
+        if os.path.isfile(path):
+            if path.name not in names:
+                raise CheckpointError(
+                    f"{path}: is no checkpoint in a run directory; --init {path} begins a new "
+                    "run from its weights"
+                )
+            return cls(path.parent, path.name)
+        if not any(os.path.isfile(path / name) for name in names):
+            raise CheckpointError(
+                f"{path}: holds no {LAST} to continue from; without --resume a new run begins"
+            )
+        return cls(path)
 
     def load(self) -> Checkpoint:
         """Read the checkpoint to continue from.
 
         Raises:
-          CheckpointError: it is damaged; the message names the one before, where that is whole.
+          CheckpointError: it is damaged; the message names another one that is whole.
         """
         try:
             return checkpoint.load(self.path / self.last)
         except CheckpointError as error:
-            previous = self.path / PREVIOUS
-            if self.last == LAST and previous.is_file():
+            for other in (PREVIOUS, BEST):
+                try:
+                    epoch = checkpoint.load(self.path / other).progress.epoch
+                except CheckpointError:
+                    continue
                 raise CheckpointError(
-                    f"{error}; the one before can be continued: --resume {previous}"
+                    f"{error}; that of epoch {epoch} is whole: --resume {self.path / other}"
                 ) from None
             raise
 
     def save(self, state: Checkpoint, best: bool = False) -> None:
-        """Write the last checkpoint, keep the one before, and mark it as the best where it is."""
+        """Write the last checkpoint and keep the one before.
+
+        The best is written first: a run killed in between repeats its last epoch.
+
+        Raises:
+          OutputError: it cannot be written; the last one stays.
+        """
         last, previous = self.path / LAST, self.path / PREVIOUS
-        part = self.path / f".{PREVIOUS}.{os.getpid()}{atomic.MARK}"
-        if last.exists():
-            link(last, part)
-        checkpoint.save(last, state)
-        if part.exists():
-            os.replace(part, previous)
-        if best:
-            link(last, part)
-            os.replace(part, self.path / BEST)
+        # Not a damaged one, which the run was not continued from.
+        keep = self.last == LAST and last.exists()
+        try:
+            if keep:
+                link(last, atomic.part_of(previous))
+            if best:
+                checkpoint.save(self.path / BEST, state)
+                link(self.path / BEST, atomic.part_of(last))
+                os.replace(atomic.part_of(last), last)
+            else:
+                checkpoint.save(last, state)
+            if keep:
+                os.replace(atomic.part_of(previous), previous)
+        except BaseException as error:
+            atomic.remove_parts(self.path)
+            if isinstance(error, OSError):
+                raise OutputError(f"{last}: cannot be written: {error.strerror}") from None
+            raise
+        self.last = LAST
 
     def begin_metrics(self, epoch: int) -> list[dict[str, Any]]:
         """Return the metrics of the epochs up to `epoch` and drop any line after them."""
-        path = self.path / "metrics.jsonl"
+        path = self.path / METRICS
         lines = []
         if path.exists():
-            for line in path.read_text().splitlines():
+            for line in path.read_text(errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
                     lines += [entry] if entry["epoch"] <= epoch else []
                 except (ValueError, KeyError, TypeError):
                     break  # a line cut short by a kill is the last one
-        atomic.write(path, "".join(json.dumps(entry) + "\n" for entry in lines).encode())
+        self.write(METRICS, "".join(json.dumps(entry) + "\n" for entry in lines))
         return lines
 
     def add_metrics(self, entry: dict[str, Any]) -> None:
         """Append the metrics of one epoch."""
+        path = self.path / METRICS
         try:
-            with open(self.path / "metrics.jsonl", "a") as file:
+            with open(path, "a") as file:
                 file.write(json.dumps(entry) + "\n")
         except OSError as error:
-            raise OutputError(f"{file.name}: cannot be written: {error.strerror}") from None
+            raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
     def write(self, name: str, text: str) -> None:
         """Write a text file whole."""
         atomic.write(self.path / name, text.encode())
+
+
+def free_directory(root: Path, name: str) -> Path:
+    """Make and return root/name-1, or -2 .. where that exists."""
+    root.mkdir(exist_ok=True)
+    for number in count(1):
+        path = root / f"{name}-{number}"
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
 
 
 def link(source: Path, target: Path) -> None:
