@@ -119,7 +119,7 @@ CASES = [
     Case("lstm", state=True),
     Case("lstm", ragged=True),
     Case("lstm", bidirectional=True),
-    Case("lstm", layers=3),
+    Case("lstm", layers=3, dropout=0.4),
     Case("lstm", layers=2, dropout=0.4, task="classification"),
     Case("lstm", bidirectional=True, ragged=True, state=True),
     Case("lstm", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ALLOWED = {
     "spec": {"numpy", "safetensors", "spec"},
-    "data": {"numpy", "spec", "data"},
+    "data": {"numpy", "tqdm", "spec", "data"},
     "torch_impl": {"torch", "numpy", "jaxtyping", "spec", "torch_impl"},
     "jax_impl": {"jax", "flax", "optax", "numpy", "jaxtyping", "spec", "jax_impl"},
     "experiment": {"numpy", "filelock", "yaml", "tqdm", "sklearn", "spec", "data", "experiment"},

@@ -1,0 +1,50 @@
+# Everything below makes its own environment in .venv; inside another one, call the commands as they are.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints/py311.txt
+
+.PHONY: demo test test-long faults one-framework bench figure clean
+
+demo: .venv/ready  ## train on bundled data in both backends, print the results side by side
+	@mkdir -p runs && rm -rf runs/demo-torch runs/demo-jax
+	$(BIN)/python train.py --config configs/demo.yaml --backend torch --out runs/demo-torch
+	$(BIN)/python train.py --config configs/demo.yaml --backend jax --out runs/demo-jax
+	$(BIN)/python -m report.side_by_side runs/demo-torch runs/demo-jax
+
+test: .venv/ready  ## style, then all tests that take seconds
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest -n auto -m "not long"
+
+test-long: .venv/ready  ## the tests that take minutes, the deliberate faults apart
+	$(BIN)/pytest -n auto -m long --deselect parity_tests/test_faults.py
+
+faults: .venv/ready  ## plant every deliberate fault and print how many are caught
+	$(BIN)/python -m parity_tests.faults
+
+one-framework: .venv-torch/ready .venv-jax/ready  ## tests/ with only PyTorch, then with only JAX
+	.venv-torch/bin/pytest tests -m "not long"
+	.venv-jax/bin/pytest tests -m "not long"
+
+bench: .venv/bench  ## time a train step and an epoch beside the frameworks' own layers and Keras
+	$(BIN)/python -m benchmarks.train_step
+
+figure: demo  ## the picture of the README
+	$(BIN)/python -m report.side_by_side runs/demo-torch runs/demo-jax --figure docs/loss_curves.png
+
+.venv/ready: pyproject.toml constraints/py311.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e '.[torch,jax,dev]'
+	@touch $@
+
+.venv/bench: .venv/ready
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e '.[bench]'
+	@touch $@
+
+.venv-%/ready: pyproject.toml constraints/py311.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install $(PIP_OPTIONS) -e '.[$*,dev]'
+	@touch $@
+
+clean:
+	rm -rf .venv .venv-torch .venv-jax runs build *.egg-info

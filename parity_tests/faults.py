@@ -1,0 +1,321 @@
+"""Deliberate faults: each is planted in a copy of the sources and must be caught by these tests.
+
+    python -m parity_tests.faults            every fault, on both sides; prints the score
+    python -m parity_tests.faults --only mask
+
+A fault counts as caught when a test fails. Tests that cannot be collected count as an error of
+this table, as does a fault whose text no longer stands in the source.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+SOURCES = ("spec", "data", "experiment", "torch_impl", "jax_impl", "parity_tests")
+COMMANDS = ("train.py", "predict.py", "pyproject.toml")
+
+
+class Fault(NamedTuple):
+    """A text of one source file, and what stands there instead."""
+
+    name: str
+    side: str
+    file: str
+    old: str
+    new: str
+
+    @property
+    def source(self) -> Path:
+        return Path(f"{self.side}_impl") / self.file
+
+
+def both(file: str, name: str, old: str, new: str) -> list[Fault]:
+    """The same words on both sides."""
+    return [Fault(name, side, file, old, new) for side in ("torch", "jax")]
+
+
+def each(file: str, name: str, in_torch: tuple[str, str], in_jax: tuple[str, str]) -> list[Fault]:
+    """The same fault in each framework's words."""
+    return [Fault(name, "torch", file, *in_torch), Fault(name, "jax", file, *in_jax)]
+
+
+HELD = "where(here, new, old)"
+STOP = '__import__("jax").lax.stop_gradient'
+
+FAULTS: list[Fault] = [
+    *both("cells.py", "gates in the order i f o g", "i, f, g, o = ", "i, f, o, g = "),
+    *both("cells.py", "input and forget gate swapped", "i, f, g, o = ", "f, i, g, o = "),
+    *both("cells.py", "forget gate + 1", "sigmoid(f) * c", "sigmoid(f + 1) * c"),
+    *both("cells.py", "forget gate coupled to input gate", "sigmoid(f) * c", "sigmoid(-i) * c"),
+    *both("cells.py", "candidate through sigmoid", "sigmoid(i) * tanh(g)", "sigmoid(i) * sigmoid(g)"),
+    *both("cells.py", "no tanh around c", "sigmoid(o) * tanh(c)", "sigmoid(o) * c"),
+    *both("cells.py", "output gate missing", "sigmoid(o) * tanh(c)", "tanh(c)"),
+    *both("cells.py", "state returned as (c, h)", "LSTMState(h, c)\n", "LSTMState(c, h)\n"),
+    *both("cells.py", "state taken as (c, h)", "h, c = state", "c, h = state"),
+    *each(
+        "cells.py",
+        "recurrent weight of the RNN transposed",
+        ("h @ self.weight_hh.T + self.bias_hh\n        return", "h @ self.weight_hh + self.bias_hh\n        return"),
+        ('h @ params["weight_hh"].T + params["bias_hh"]\n    return', 'h @ params["weight_hh"] + params["bias_hh"]\n    return'),
+    ),
+    *each(
+        "cells.py",
+        "b_hh dropped",
+        ("self.weight_hh.T + self.bias_hh", "self.weight_hh.T"),
+        ('params["weight_hh"].T + params["bias_hh"]', 'params["weight_hh"].T'),
+    ),
+    *each(
+        "cells.py",
+        "b_ih used twice",
+        ("self.weight_hh.T + self.bias_hh", "self.weight_hh.T + self.bias_ih"),
+        ('params["weight_hh"].T + params["bias_hh"]', 'params["weight_hh"].T + params["bias_ih"]'),
+    ),
+    *each(
+        "cells.py",
+        "nonlinearity ignored",
+        ('"relu": relu}', '"relu": tanh}'),
+        ('"relu": relu}', '"relu": tanh}'),
+    ),
+    *each(
+        "cells.py",
+        "carry detached",
+        ("h, c = state", "h, c = state[0].detach(), state[1]"),
+        ("h, c = state", f"h, c = {STOP}(state[0]), state[1]"),
+    ),
+    *each(
+        "cells.py",
+        "float32 inside",
+        ("+ sigmoid(i) * tanh(g)", "+ (sigmoid(i) * tanh(g)).float()"),
+        ("+ sigmoid(i) * tanh(g)", '+ (sigmoid(i) * tanh(g)).astype("float32")'),
+    ),
+    *both("recurrent.py", "length one too long", "< lengths[:, None]", "<= lengths[:, None]"),
+    *both("recurrent.py", "length one too short", "< lengths[:, None]", "< lengths[:, None] - 1"),
+    *both("recurrent.py", "mask sense in the state", HELD, "where(here, old, new)"),
+    *both("recurrent.py", "state not held past the end", HELD, "where(here, new, new)"),
+    *each(
+        "recurrent.py",
+        "outputs past the end not zeroed",
+        ("torch.where(here, state[0], 0.0)", "state[0]"),
+        ("jnp.where(here, state[0], 0.0)", "state[0]"),
+    ),
+    *both("recurrent.py", "padding reaches the cell", "where(valid[..., None], inputs, 0.0)", "where(valid[..., None], inputs, inputs)"),
+    *each(
+        "recurrent.py",
+        "reversed direction runs forward",
+        ("reversed(times) if reverse else times", "times"),
+        ("reverse=reverse)", "reverse=False)"),
+    ),
+    *each(
+        "recurrent.py",
+        "directions side by side in the wrong order",
+        ("torch.cat(outputs, dim=-1)", "torch.cat(outputs[::-1], dim=-1)"),
+        ("jnp.concatenate(outputs, axis=-1)", "jnp.concatenate(outputs[::-1], axis=-1)"),
+    ),
+    *both("recurrent.py", "first state ignored", "tuple(part[len(finals)] for", "tuple(0 * part[len(finals)] for"),
+    *both("recurrent.py", "first state of another layer", "tuple(part[len(finals)] for", "tuple(part[0] for"),
+    *both("recurrent.py", "last states in the wrong order", "zip(*finals, strict=True)", "zip(*finals[::-1], strict=True)"),
+    *both("recurrent.py", "dropout not scaled", "where(keep, x / (1 - rate), 0.0)", "where(keep, x, 0.0)"),
+    *both("recurrent.py", "dropout scaled by the rate", "x / (1 - rate)", "x / rate"),
+    *both("recurrent.py", "dropout mask inverted", "where(keep, x", "where(~keep, x"),
+    *both("recurrent.py", "dropout mask of another layer", "keep[layer - 1]", "keep[0]"),
+    *both("recurrent.py", "no dropout between layers", "if layer and keep:", "if False:"),
+    *each(
+        "recurrent.py",
+        "starts from ones",
+        ("inputs.new_zeros(", "inputs.new_ones("),
+        ("return jnp.zeros(", "return jnp.ones("),
+    ),
+    *each(
+        "recurrent.py",
+        "gradient stops between layers",
+        ("torch.cat(outputs, dim=-1)", "torch.cat(outputs, dim=-1).detach()"),
+        ("jnp.concatenate(outputs, axis=-1)", f"{STOP}(jnp.concatenate(outputs, axis=-1))"),
+    ),
+    *both("attention.py", "mask sense of the scores", "where(valid, scores,", "where(~valid, scores,"),
+    *both("attention.py", "scores not masked", "where(valid, scores,", "where(valid, scores, scores) + 0 * ("),
+    *both("attention.py", "no tanh in the score", "tanh(from_query[:, None] + from_keys)", "(from_query[:, None] + from_keys)"),
+    *both("attention.py", "query left out of the score", "from_query[:, None] + from_keys", "from_keys"),
+    *both("attention.py", "padded keys not ignored", "where(valid[..., None], keys, 0.0)", "where(valid[..., None], keys, keys)"),
+    *each(
+        "attention.py",
+        "softmax over the batch",
+        ("softmax(scores, dim=-1)", "softmax(scores, dim=0)"),
+        ("softmax(scores, axis=-1)", "softmax(scores, axis=0)"),
+    ),
+    *each(
+        "attention.py",
+        "gradient stops at the weights",
+        ("(weights[:, None] @ keys)", "(weights.detach()[:, None] @ keys)"),
+        ("(weights[:, None] @ keys)", f"({STOP}(weights)[:, None] @ keys)"),
+    ),
+    *each(
+        "attention.py",
+        "W_a and U_a swapped",
+        ("query @ self.W_a.T", "query @ self.U_a.T"),
+        ('query @ params["W_a"].T', 'query @ params["U_a"].T'),
+    ),
+    *both("models.py", "final state of the first layer", "h[-config.directions :]", "h[: config.directions]"),
+    *both("models.py", "final states in the wrong order", "list(h[-config.directions :])", "list(h[-config.directions :])[::-1]"),
+    *both("models.py", "context and query swapped", "[context, query]", "[query, context]"),
+    *both("models.py", "attention over the padding", "query, outputs, valid)", "query, outputs, None)"),
+    *both("models.py", "no dropout before the head", "    if keep:\n", "    if False:\n"),
+    *both("models.py", "no masks for the layers", "if keep else []", "if False else []"),
+    *each(
+        "models.py",
+        "backward final state read at the last step",
+        ("query = last_layer(self.config, h)", "query = outputs[:, -1]"),
+        ("query = last_layer(config, h)", "query = outputs[:, -1]"),
+    ),
+    *each(
+        "models.py",
+        "bias of the head dropped",
+        ("@ head.weight.T + head.bias", "@ head.weight.T"),
+        ('@ head["weight"].T + head["bias"]', '@ head["weight"].T'),
+    ),
+    *each(
+        "models.py",
+        "first state not passed on",
+        ("lengths, state, masks)", "lengths, None, masks)"),
+        ("lengths, state, masks,", "lengths, None, masks,"),
+    ),
+    *both("losses.py", "half the squared error", "** 2).mean()", "** 2).mean() / 2"),
+    *both("losses.py", "sum instead of mean", "** 2).mean()", "** 2).sum()"),
+    *each(
+        "losses.py",
+        "log-softmax over the batch",
+        ("log_softmax(logits, dim=-1)", "log_softmax(logits, dim=0)"),
+        ("log_softmax(logits, axis=-1)", "log_softmax(logits, axis=0)"),
+    ),
+    *both("optimizers.py", "no 1e-6 in the clip", "(norm + 1e-6)", "norm"),
+    *each(
+        "optimizers.py",
+        "small gradients scaled up by the clip",
+        (".clamp(max=1.0)", ".clamp(max=1e9)"),
+        ("(norm + 1e-6), 1.0)", "(norm + 1e-6), 1e9)"),
+    ),
+    *each(
+        "optimizers.py",
+        "Adam's eps inside the root",
+        ("(v_unbiased.sqrt() + config.eps)", "(v_unbiased + config.eps).sqrt()"),
+        ("(jnp.sqrt(v_unbiased) + config.eps)", "jnp.sqrt(v_unbiased + config.eps)"),
+    ),
+    *both("optimizers.py", "Adam without squares", "* gradient**2", "* abs(gradient)"),
+    *each(
+        "optimizers.py",
+        "bias correction one step late",
+        ("config.beta1 ** (step + 1)", "config.beta1 ** (step + 2)"),
+        ("(config.beta1, taken + 1)", "(config.beta1, taken + 2)"),
+    ),
+    *each(
+        "optimizers.py",
+        "second moment not corrected",
+        ("v_unbiased = v / (1 - config.beta2 ** (step + 1))", "v_unbiased = v"),
+        ("v_unbiased = v / one_minus_power(config.beta2, taken + 1)", "v_unbiased = v"),
+    ),
+    *both("optimizers.py", "adamw's decay in the gradient too", 'if config.optimizer != "adamw":', "if True:"),
+    *both("optimizers.py", "adamw's decay left out", 'if config.optimizer == "adamw":', "if False:"),
+    *both("optimizers.py", "momentum with dampening", "config.momentum * m + gradient", "config.momentum * m + (1 - config.momentum) * gradient"),
+    *both("optimizers.py", "warm-up one step early", "(step + 1) / ", "(step + 2) / "),
+    *both("optimizers.py", "cosine over the warm-up as well", "(step - config.warmup_steps) / (config.total_steps - config.warmup_steps)", "step / config.total_steps"),
+    *each(
+        "optimizers.py",
+        "schedule one step late",
+        ("-rate(step)", "-rate(step + 1)"),
+        ("-rate(taken)", "-rate(taken + 1)"),
+    ),
+    *each(
+        "training.py",
+        "step of a continued run forgotten",
+        ("._replace(step=step)", "._replace(step=0)"),
+        ("step=state.step + step)", "step=state.step)"),
+    ),
+    *both("training.py", "moments of a continued run forgotten", 'for kind in ("m", "v"):\n        if any', 'for kind in ():\n        if any'),
+    *both("training.py", "lengths not given to the model", 'arrays.get("lengths")', "None"),
+    *both("training.py", "prediction ignores lengths", "Batch(batch.inputs, batch.lengths)", "Batch(batch.inputs)"),
+    *each(
+        "arrays.py",
+        "everything in float32",
+        ("getattr(torch, execution.dtype)", "torch.float32"),
+        ("execution.dtype if", '"float32" if'),
+    ),
+    Fault("padding opens the input gate", "torch", "fast.py", "[-1e30, 1e30, 0.0, 0.0]", "[1e30, -1e30, 0.0, 0.0]"),
+    Fault("padding only leans on the gates", "torch", "fast.py", "[-1e30, 1e30, 0.0, 0.0]", "[-9.0, 9.0, 0.0, 0.0]"),
+    Fault("real steps shut instead of padding", "torch", "fast.py", "(~valid)[..., None]", "valid[..., None]"),
+    Fault("last step one early", "torch", "fast.py", "(length - 1).clamp(min=0)", "(length - 2).clamp(min=0)"),
+    Fault("reversed within the padding", "torch", "fast.py", "valid.sum(dim=1, keepdim=True) - 1", "T - 1 + 0 * valid.sum(dim=1, keepdim=True)"),
+    Fault("outputs left reversed", "torch", "fast.py", "return reverse_in_time(outputs, valid) if reverse else outputs, (last, c[0])", "return outputs, (last, c[0])"),
+    Fault("derivative of the forget gate", "jax", "fast.py", "before[1] * f * (1 - f)", "before[1] * f"),
+    Fault("derivative of the candidate", "jax", "fast.py", "d_c * i * (1 - g**2)", "d_c * i * (1 - g)"),
+    Fault("h's path into c forgotten", "jax", "fast.py", "d_c + d_h * o * (1 - tanh_c**2)", "d_c"),
+    Fault("c not carried back", "jax", "fast.py", "(d_c * f,)", "(d_c,)"),
+    Fault("state after instead of before", "jax", "fast.py", "parts = (states[1:], start[None]) if reverse else (start[None], states[:-1])", "parts = (states,)"),
+    Fault("padding not held on the way back", "jax", "fast.py", "*d_others), d_after)", "*d_others), (d_gates @ weights[\"weight_hh\"], *d_others))"),
+    Fault("derivative of relu", "jax", "fast.py", "jnp.where(after[0] > 0, d_after[0], 0.0)", "d_after[0]"),
+    Fault("backward pass in forward order", "jax", "fast.py", "reverse=not reverse)", "reverse=reverse)"),
+]  # fmt: skip
+
+
+def plant(fault: Fault, folder: Path) -> None:
+    """Copy the sources into a folder, with the fault in them."""
+    ignore = shutil.ignore_patterns("__pycache__", "samples")
+    for name in SOURCES:
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    for name in COMMANDS:
+        shutil.copy(ROOT / name, folder / name)
+    path = folder / fault.source
+    text = path.read_text()
+    if fault.old not in text:
+        raise LookupError(f"{fault.source}: no longer holds {fault.old!r}")
+    path.write_text(text.replace(fault.old, fault.new))
+
+
+def tests_of(fault: Fault) -> list[list[str]]:
+    """The test files to try in turn: the file's own, then those of whole models and training."""
+    own = fault.file.replace("fast", "recurrent").replace("arrays", "training")
+    later = [f for f in ("test_models.py", "test_training.py") if f != f"test_{own}"]
+    return [[f"parity_tests/test_{own}"], [f"parity_tests/{name}" for name in later]]
+
+
+def catch(fault: Fault) -> tuple[Fault, str]:
+    """Run the tests on a faulty copy; return the first failing test, "" if all pass."""
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    with tempfile.TemporaryDirectory() as name:
+        plant(fault, Path(name))
+        for files in tests_of(fault):
+            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+            command += ["-p", "no:xdist", *files]
+            result = subprocess.run(
+                command, cwd=name, env=environment, capture_output=True, text=True
+            )
+            if result.returncode == 1:
+                failed = [s for s in result.stdout.splitlines() if s.startswith("FAILED")]
+                return fault, failed[0].split(" - ")[0].removeprefix("FAILED parity_tests/")
+            if result.returncode != 0:
+                raise RuntimeError(f"{fault}: the tests did not run:\n{result.stdout[-2000:]}")
+    return fault, ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="faults whose name or file holds this text")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    chosen = [f for f in FAULTS if options.only in f.name or options.only in str(f.source)]
+    survivors = 0
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for fault, caught in pool.map(catch, chosen):
+            survivors += not caught
+            print(f"{fault.source!s:<28}{fault.name:<46}{caught or 'SURVIVED'}", flush=True)
+    print(f"{len(chosen) - survivors} of {len(chosen)} faults caught")
+    return survivors > 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,26 @@
+"""The table of deliberate faults is sound; `python -m parity_tests.faults` plants them."""
+
+from collections import Counter
+
+import pytest
+
+from parity_tests.faults import FAULTS, ROOT, catch
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.side}-{f.name}")
+def test_fault_changes_its_file(fault):
+    """A fault whose text is gone would be caught by nothing, and count."""
+    assert fault.old in (ROOT / fault.source).read_text()
+    assert fault.new != fault.old
+
+
+def test_table_is_large_and_even():
+    assert len({(f.side, f.name) for f in FAULTS}) == len(FAULTS)
+    sides = Counter(fault.side for fault in FAULTS)
+    assert min(sides.values()) >= 60
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.side}-{f.name}")
+def test_fault_is_caught(fault):
+    assert catch(fault)[1]
