@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,6 +47,13 @@ def installed(name: str) -> str:
     for module in FRAMEWORKS[name]:
         pytest.importorskip(module, reason=f"backend {name} is not installed")
     return name
+
+
+@pytest.fixture
+def one_backend() -> str:
+    """A backend that is installed, where either will do."""
+    found = [name for name, modules in FRAMEWORKS.items() if all(map(find_spec, modules))]
+    return found[0]
 
 
 @pytest.fixture(autouse=True)
