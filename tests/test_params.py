@@ -1,0 +1,89 @@
+"""Parameter names, shapes and initial values, with neither framework."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spec.config import ModelConfig
+from spec.errors import CheckpointError
+from spec.params import init_params, parameter_schema, select_arrays, split_layers
+
+GOLDEN = Path(__file__).parent / "golden" / "parameters.json"
+CONFIGS = {
+    "rnn": ModelConfig(model="rnn", input_size=3, output_size=2, hidden_size=4),
+    "lstm": ModelConfig(
+        model="lstm", input_size=3, output_size=2, hidden_size=4, num_layers=2, bidirectional=True
+    ),
+    "lstm_attention": ModelConfig(
+        model="lstm_attention", input_size=1, output_size=5, hidden_size=4, bidirectional=True
+    ),
+}
+
+
+def test_names_and_shapes_are_golden():
+    """Checkpoints, state_dicts and pytrees carry these names: a change breaks users' files."""
+    found = {
+        model: {name: list(spec.shape) for name, spec in parameter_schema(config).items()}
+        for model, config in CONFIGS.items()
+    }
+    if not GOLDEN.exists():
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps(found, indent=1) + "\n")
+    expected = json.loads(GOLDEN.read_text())
+    message = f"if this change is meant, delete {GOLDEN.name} and run this test once more"
+    assert found == expected, message
+    assert {m: list(names) for m, names in found.items()} == {
+        m: list(names) for m, names in expected.items()
+    }, message
+
+
+def test_initial_values_depend_on_seed_and_name_only():
+    """A parameter keeps its numbers when layers are added, and no two share a stream."""
+    small = init_params(parameter_schema(CONFIGS["lstm"]), seed=1)
+    deeper = ModelConfig(**vars(CONFIGS["lstm"]) | {"num_layers": 3})
+    large = init_params(parameter_schema(deeper), seed=1)
+    other = init_params(parameter_schema(CONFIGS["lstm"]), seed=2)
+    for name, array in small.items():
+        np.testing.assert_array_equal(array, large[name])
+        assert not np.intersect1d(array, other[name]).size
+    values = np.concatenate([array.ravel() for array in large.values()])
+    assert len(np.unique(values)) == len(values)
+
+
+def test_initial_values_are_torchs_distribution():
+    """Even over +-1/sqrt(hidden): the bounds are reached, never passed, the spread is theirs."""
+    config = ModelConfig(model="lstm", input_size=40, hidden_size=64)
+    arrays = init_params(parameter_schema(config), seed=0)
+    for name in ("lstm.weight_ih_l0", "lstm.weight_hh_l0"):
+        bound = 64**-0.5
+        assert 0.999 * bound < abs(arrays[name]).max() <= bound
+        assert arrays[name].std() == pytest.approx(bound / 3**0.5, rel=0.02)
+        assert abs(arrays[name].mean()) < 0.02 * bound
+
+
+def test_split_layers_orders_directions():
+    schema = parameter_schema(CONFIGS["lstm"])
+    own = {n.removeprefix("lstm."): n for n in schema if n.startswith("lstm.")}
+    layers = split_layers(own)
+    assert [[cell["weight_hh"] for cell in layer] for layer in layers] == [
+        ["lstm.weight_hh_l0", "lstm.weight_hh_l0_reverse"],
+        ["lstm.weight_hh_l1", "lstm.weight_hh_l1_reverse"],
+    ]
+
+
+def test_every_misfit_is_listed_at_once():
+    schema = parameter_schema(CONFIGS["rnn"])
+    arrays = init_params(schema, seed=0)
+    del arrays["head.bias"]
+    arrays["head.weight"] = arrays["head.weight"].T
+    arrays["rnn.bias_ih_l0"] = arrays["rnn.bias_ih_l0"].astype(np.int64)
+    with pytest.raises(CheckpointError) as caught:
+        select_arrays(schema, arrays)
+    for part in (
+        "head.bias is missing",
+        "head.weight has shape [4, 2], expected [2, 4]",
+        "rnn.bias_ih_l0 has dtype int64",
+    ):
+        assert part in str(caught.value)
