@@ -62,7 +62,7 @@ class DataConfig:
         ",",
         "between cells; tab for a tab",
         "one character that no number contains, or tab",
-        lambda d: d == "tab" or (len(d) == 1 and d not in "0123456789+-.eE\"'\r\n"),
+        lambda d: d == "tab" or (len(d) == 1 and d not in "0123456789+-.eE\"'\r\n\0"),
     )
     decimal: Literal[".", ","] = option(".", "decimal point")
     header: Literal["auto", "yes", "no"] = option("auto", "whether the first line names columns")
@@ -76,6 +76,15 @@ class DataConfig:
                 "--split random: windows overlap, so a random split would show the test's values "
                 "to the training; use --split time"
             )
+        if self.windows is not None and self.num_features is not None:
+            raise ConfigError("--num_features: with --windows every column is a feature; omit it")
+        if self.windows is None and self.horizon != 1:
+            raise ConfigError(f"--horizon {self.horizon}: needs --windows")
+
+    @property
+    def separator(self) -> str:
+        """The character between cells."""
+        return "\t" if self.delimiter == "tab" else self.delimiter
 
     @property
     def files(self) -> tuple[str, str | None]:

@@ -10,19 +10,60 @@ Dimensions: N rows, C number columns.
 import csv
 import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, islice
 
 import numpy as np
 
 from data.config import DataConfig
 from data.files import check_file, check_text, text_lines
+from data.header import check_header, has_header, other_delimiter, shell_word, shown
+from data.numerals import (
+    BLANKS,
+    FLOAT32_MAX,
+    is_absent,
+    is_number,
+    not_a_number,
+    to_number,
+    to_numbers,
+)
 from spec.errors import DataError
 
-FLOAT32_MAX = float(np.finfo(np.float32).max)
-ABSENT = {"nan", "na", "n/a", "<na>", "null", "none", "?", "-"}
-INFINITE = {"inf", "infinity"}
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a CSV.
+
+    Attributes:
+      header: names of all columns, stripped; None where the file has none.
+      width: how many they are.
+      targets: positions of the target columns, from 0, in the order that was asked for.
+      line: number of the header's line, else of the first row's.
+    """
+
+    header: list[str] | None
+    width: int
+    targets: list[int]
+    line: int
+
+    @property
+    def numbers(self) -> list[int]:
+        """Positions of the number columns, in file order."""
+        chosen = set(self.targets)
+        return [n for n in range(self.width) if n not in chosen]
+
+    def names(self, positions: Iterable[int]) -> list[str]:
+        """Name columns as the header does, else "column 1" .."""
+        return [self.header[n] if self.header else f"column {n + 1}" for n in positions]
+
+    def place(self, position: int) -> str:
+        """Say where a cell stands in its line."""
+        name = f' "{self.header[position]}"' if self.header else ""
+        return f"column {position + 1}{name}"
 
 
 @dataclass(frozen=True)
@@ -31,25 +72,29 @@ class Table:
 
     Attributes:
       path: the file.
-      header: names of all columns, or None where the file has none.
-      names: names of the number columns, in file order; "column 1" .. without a header.
-      numbers: float64 [N, C]; NaN where a cell is empty or absent.
-      absent: (row, number column) of cells that hold NaN, NA, null and the like.
-      targets: text of the target columns, a tuple a row; empty without targets.
-      target_names: as in the header, or "column 3".
-      lines: line number of each row [N], from 1.
+      columns: their names and roles.
+      numbers: float64 [N, C]; NaN where a cell is empty or absent (NA, NaN, null ..).
+      filled: number cells up to the last that is not empty, int64 [N].
+      targets: text of the target columns, a tuple a row; empty tuples without targets.
+      lines: line that each row begins on, int64 [N], from 1.
       notes: what was found that the user should hear of.
     """
 
     path: str
-    header: list[str] | None
-    names: list[str]
+    columns: Columns
     numbers: np.ndarray
-    absent: list[tuple[int, int]]
+    filled: np.ndarray
     targets: list[tuple[str, ...]]
-    target_names: list[str]
     lines: np.ndarray
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
+
+    def place(self, row: int, position: int) -> str:
+        """Say where a cell stands in the file."""
+        return f"line {self.lines[row]}, {self.columns.place(position)}"
+
+    def target_place(self, row: int, target: int) -> str:
+        """Say where a target stands, file included."""
+        return f"{self.path}: {self.place(row, self.columns.targets[target])}"
 
 
 def read_table(
@@ -67,205 +112,203 @@ def read_table(
     """
     check_file(path)
     notes = check_text(path)
-    rows = records(path, "\t" if config.delimiter == "tab" else config.delimiter)
-    line, first = next(rows, (0, []))
-    if first and first[0].lstrip().startswith("#"):
-        raise DataError(f"{path}: line {line}: starts with '#'; remove comment lines")
-    if not first:
-        raise DataError(f"{path}: only blank lines; expected a header and rows of numbers")
-    if len(first) == 1 and (mark := other_delimiter(first[0])):
-        raise DataError(
-            f"{path}: line {line}: 1 column found; it looks separated by {mark!r}: "
-            f"use --delimiter {'tab' if mark == chr(9) else repr(mark)}"
-        )
+    rows = records(path, config.separator)
+    line, first = next(((line, cells) for line, cells in rows if cells), (0, [""]))
+    place = f"{path}: line {line}"
+    if first[0].lstrip().startswith("#"):
+        raise DataError(f"{place}: starts with '#'; remove comment lines, or the '#' of a header")
+    if len(first) == 1:
+        check_delimiter(place, path, config.separator)
     header = None
-    if has_header(f"{path}: line {line}", first, config, notes):
+    if has_header(place, first, config, notes):
         header = [name.strip() for name in first]
-        check_header(f"{path}: line {line}", header)
-        line, first = next(rows, (0, []))
-        if not first:
-            raise DataError(f"{path}: a header and no rows of numbers")
-    columns = header or [f"column {n}" for n in range(1, len(first) + 1)]
-    rows = chain([(line, first)], rows)
-    return read_rows(path, config, rows, columns, header, choose(header, len(columns)), notes)
+        check_header(place, header)
+    else:
+        rows = chain([(line, first)], rows)
+    columns = Columns(header, len(first), choose(header, len(first)), line)
+    table = read_rows(path, config.decimal, rows, columns, notes)
+    check_magnitude(table, config)
+    return table
 
 
 def records(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, cells) of every line that is not blank."""
-    reader = csv.reader(text_lines(path, delimiter), delimiter=delimiter, strict=True)
+    """Yield (number of its first line, cells) of every record; no cells for a blank line.
+
+    Raises:
+      DataError: quotes do not enclose whole cells.
+    """
+    raw: list[str] = []
+
+    def lines() -> Iterator[str]:
+        for text in text_lines(path, delimiter):
+            raw.append(text)
+            yield text
+
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     while True:
         line = reader.line_num + 1
+        raw.clear()
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
+            raise DataError(f"{path}: line {line}: {quote_fault(str(error))}") from None
+        if any('"' in text for text in raw) and not quoted(delimiter).fullmatch("".join(raw)):
             raise DataError(
-                f"{path}: line {line}: {error}; close the quote that this line opens"
-            ) from None
-        if len(cells) > 1 or (cells and cells[0].strip()):
-            yield line, cells
+                f"{path}: line {line}: a quote inside a cell that does not begin with one; "
+                "quote the whole cell and double the quote inside"
+            )
+        yield line, cells if len(cells) > 1 or (cells and cells[0].strip(BLANKS)) else []
 
 
-def other_delimiter(line: str) -> str | None:
-    """Guess what separates the cells of a line that was read as one cell."""
-    if line.strip().count(" ") >= 2:
-        return " "
-    return next((mark for mark in ";\t|," if mark in line), None)
+@cache
+def quoted(delimiter: str) -> re.Pattern:
+    """Return the form of a record: each cell is quoted as a whole, or has no quote at all."""
+    mark = re.escape(delimiter)
+    cell = rf'(?:"(?:[^"]++|"")*+"|[^"{mark}\r\n]*+)'
+    return re.compile(rf"{cell}(?:{mark}{cell})*+[\r\n]*")
 
 
-def is_number(text: str, decimal: str) -> bool:
-    """Whether a cell is a plain decimal number."""
-    point = re.escape(decimal)
-    form = rf"\s*[+-]?(\d+{point}?\d*|{point}\d+)([eE][+-]?\d+)?\s*"
-    return re.fullmatch(form, text, re.ASCII) is not None
+def quote_fault(reason: str) -> str:
+    """Say in our words why the csv module gave up a record, and what to do."""
+    if "expected after" in reason:
+        return "text behind the end of a quoted cell; double a quote inside a cell"
+    if "limit" in reason:
+        limit = csv.field_size_limit()
+        return f"a cell of over {limit} characters; is a quote left open? close it"
+    return "a quote is opened and never closed; close it, or double a quote inside a cell"
 
 
-def has_header(place: str, first: list[str], config: DataConfig, notes: list[str]) -> bool:
-    """Decide whether the first record names the columns.
+def check_delimiter(place: str, path: str, delimiter: str) -> None:
+    """Raise DataError where a file of one column seems to have more."""
+    rows = (cells for _, cells in records(path, delimiter) if cells)
+    if mark := other_delimiter([delimiter.join(cells) for cells in islice(rows, 5)]):
+        raise DataError(
+            f"{place}: 1 column found; it looks separated by {mark!r}: "
+            f"use --delimiter {shell_word(mark)}"
+        )
+
+
+def read_rows(
+    path: str,
+    decimal: str,
+    rows: Iterable[tuple[int, Sequence[str]]],
+    columns: Columns,
+    notes: list[str],
+) -> Table:
+    """Read the cells of all rows.
 
     Raises:
-      DataError: it is neither clearly names nor clearly data.
+      DataError: a line is of another width, or a cell is not what its column holds.
     """
-    if config.header != "auto":
-        return config.header == "yes"
-    cells = [cell.strip() for cell in first]
-    if len(cells) > 1 and cells[:-1] == [str(n) for n in range(len(cells) - 1)]:
-        notes.append("the first line counts 0, 1, 2: read as a header (--header no: as data)")
-        return True
-    numeric = [is_number(cell, config.decimal) for cell in cells]
-    if not any(numeric):
-        return True
-    if all(yes or not cell for yes, cell in zip(numeric[:-1], cells, strict=False)):
-        notes.append("the first line is numbers: read as data (--header yes: as a header)")
-        return False
-    raise DataError(
-        f"{place}: some cells are numbers and some are not, such as "
-        f"{cells[numeric.index(False)]!r}; say --header yes or --header no"
-    )
-
-
-def check_header(place: str, header: list[str]) -> None:
-    """Raise DataError where a name is blank or occurs twice."""
-    seen: dict[str, int] = {}
-    for position, name in enumerate(header, 1):
-        if not name:
-            ending = "; does every line end in a delimiter?" if position == len(header) else ""
-            raise DataError(f"{place}, column {position}: has no name; name or remove it{ending}")
-        if name in seen:
-            both = f"columns {seen[name]} and {position}"
-            raise DataError(f'{place}: {both} are both named "{name}"; rename one')
-        seen[name] = position
-
-
-def shown(names: Sequence[str]) -> str:
-    """List names, shortened in the middle."""
-    return ", ".join(names if len(names) <= 8 else [*names[:4], "..", *names[-3:]])
-
-
-def read_rows(path, config, rows, columns, header, chosen, notes) -> Table:
-    """Read the cells of all rows."""
-    wanted = set(chosen)
-    numeric = [n for n in range(len(columns)) if n not in wanted]
+    numeric, chosen = columns.numbers, columns.targets
     at_end = numeric == list(range(len(numeric)))
-    plain = f"0123456789+-eE; \t{config.decimal}".encode()
-    numbers, lines = array("d"), array("q")
-    absent: list[tuple[int, int]] = []
+    numbers, filled, lines = array("d"), array("q"), array("q")
     targets: list[tuple[str, ...]] = []
+    blank = 0
     for line, cells in rows:
-        if len(cells) != len(columns):
-            raise wrong_width(path, line, cells, columns, header)
+        if len(cells) != columns.width:
+            if not cells:
+                blank = blank or line
+                continue
+            raise wrong_width(f"{path}: line {line}", cells, columns, notes)
+        if blank and columns.width == 1:
+            raise DataError(
+                f"{path}: line {blank}: blank, which in one column may be a missing value; "
+                "fill or remove it"
+            )
         own = cells[: len(numeric)] if at_end else [cells[n] for n in numeric]
         full = len(own)
-        while full and not own[full - 1]:
+        while full and not own[full - 1].strip(BLANKS):
             full -= 1
+        if full < len(own):
+            own = own[:full]
         try:
-            # float() alone would take 1_000, nan and foreign digits.
-            if ";".join(own[:full]).encode("ascii").translate(None, plain):
-                raise ValueError
-            values = [float(cell.replace(config.decimal, ".")) for cell in own[:full]]
+            values = to_numbers(own, decimal)
         except ValueError:
-            values = []
-            for column, cell in enumerate(own[:full]):
-                text = cell.strip()
-                if text.lower() in ABSENT:
-                    absent.append((len(lines), column))
-                elif text and not is_number(text, config.decimal):
-                    place = f'{path}: line {line}, column "{columns[numeric[column]]}"'
-                    raise bad_number(place, text, config.decimal) from None
-                known = text and text.lower() not in ABSENT
-                values.append(float(text.replace(config.decimal, ".")) if known else np.nan)
+            values = [cell_number(cell, decimal) for cell in own]
+            if None in values:
+                odd = values.index(None)
+                place = f"{path}: line {line}"
+                raise bad_cell(place, columns, numeric[odd], own[odd], decimal) from None
         numbers.extend(values)
-        numbers.extend([np.nan] * (len(own) - full))
+        numbers.extend([np.nan] * (len(numeric) - full))
+        filled.append(full)
         lines.append(line)
-        if chosen:
-            targets.append(tuple(cells[n] for n in chosen))
-            for n in chosen:
-                check_target(f'{path}: line {line}, column "{columns[n]}"', cells[n])
+        targets.append(tuple([cells[n] for n in chosen]))
+        for n in chosen:
+            if fault := target_fault(cells[n]):
+                raise DataError(f"{path}: line {line}, {columns.place(n)}: {fault}")
+    if not lines:
+        raise DataError(f"{path}: a header and no rows of numbers; add rows")
     matrix = np.frombuffer(numbers).reshape(len(lines), len(numeric))
-    names = [columns[n] for n in numeric]
-    table = Table(
-        path,
-        header,
-        names,
-        matrix,
-        absent,
-        targets,
-        [columns[n] for n in chosen],
-        np.frombuffer(lines, np.int64),
-        notes,
-    )
-    check_magnitude(table, config, numeric)
-    return table
+    counts, starts = np.frombuffer(filled, np.int64), np.frombuffer(lines, np.int64)
+    return Table(path, columns, matrix, counts, targets, starts, notes)
 
 
-def check_target(place: str, text: str) -> None:
-    """Raise DataError for a target that is empty or holds control characters."""
+def cell_number(text: str, decimal: str) -> float | None:
+    """Parse one cell: NaN where it is empty or absent, None where it holds no number."""
+    if is_number(text, decimal):
+        return to_number(text, decimal)
+    return np.nan if not text.strip(BLANKS) or is_absent(text) else None
+
+
+def bad_cell(place: str, columns: Columns, position: int, text: str, decimal: str) -> DataError:
+    """Say what a cell holds instead of a number."""
+    at = f"{place}, {columns.place(position)}"
+    if columns.header and text.strip() == columns.header[position]:
+        return DataError(f"{at}: {text!r:.60} is the header again; remove the line")
+    remedy = "correct the cell, or remove the line or the column"
+    return DataError(f"{at}: {not_a_number(text, decimal, remedy)}")
+
+
+def target_fault(text: str) -> str | None:
+    """Say what is wrong with a target that is empty or holds control characters."""
     if not text.strip():
-        raise DataError(f"{place}: the target is empty; complete or remove the line")
-    if not text.isprintable():
-        raise DataError(f"{place}: the target {text!r} holds control characters; remove them")
+        return "the target is empty; complete or remove the line"
+    if not text.isprintable() and CONTROL.search(text):
+        return f"the target {text!r:.60} holds control characters; remove them"
+    return None
 
 
 def wrong_width(
-    path: str, line: int, cells: list[str], columns: list[str], header: list[str] | None
+    place: str, cells: Sequence[str], columns: Columns, notes: Sequence[str]
 ) -> DataError:
     """Say how a line's number of cells differs."""
     hint = "complete the line, or quote cells that contain the delimiter"
-    if len(cells) == len(columns) + 1 and not cells[-1]:
-        hint = "it ends in a delimiter: remove that"
-    first = "the header" if header else "the first line"
-    return DataError(
-        f"{path}: line {line}: found {len(cells)} cells, expected {len(columns)} as in {first}; {hint}"
-    )
+    if len(cells) == columns.width + 1 and not cells[-1]:
+        hint = "the line ends in a delimiter: remove that"
+    elif cells[-1] == "\x1a":
+        hint = "remove the DOS end-of-file mark (Ctrl-Z)"
+    elif columns.width == 1:
+        hint = "is the first line a title? remove it"
+    elif len(cells) < columns.width and any("truncated" in note for note in notes):
+        hint += "; the file has no last line end: it may be truncated"
+    origin = "the header" if columns.header else "the first line"
+    count = f"{len(cells)} cell{'s' * (len(cells) > 1)}"
+    return DataError(f"{place}: found {count}, expected {columns.width} as in {origin}; {hint}")
 
 
-def bad_number(place: str, text: str, decimal: str) -> DataError:
-    """Say what keeps a cell from being a number."""
-    hint = "correct the cell or remove the line"
-    if re.fullmatch(r"[+-]?[\d.]*,\d+", text, re.ASCII):
-        hint = "if the comma is a decimal point say --decimal ,; write no thousands separators"
-    elif text.lower().lstrip("+-") in INFINITE:
-        hint = "an infinite value cannot be trained on"
-    return DataError(f"{place}: {text!r} is not a number with decimal point {decimal!r}; {hint}")
-
-
-def check_magnitude(table: Table, config: DataConfig, numeric: list[int]) -> None:
-    """Raise DataError for numbers beyond float32 or whole numbers beyond 64 bits."""
-    if table.numbers.size == 0:
+def check_magnitude(table: Table, config: DataConfig) -> None:
+    """Refuse numbers beyond float32 and whole numbers beyond 64 bits; note rounded ones."""
+    large = (table.numbers >= 2**53) | (table.numbers <= -(2**53))
+    if not large.any():
         return
-    extremes = np.fmax.reduce(table.numbers, axis=None), np.fmin.reduce(table.numbers, axis=None)
-    if not max(abs(extremes[0]), abs(extremes[1])) > 2**53:
-        return
-    row, column = np.argwhere(np.abs(table.numbers) == max(map(abs, extremes)))[0]
-    delimiter = "\t" if config.delimiter == "tab" else config.delimiter
-    line = table.lines[row]
-    text = next(c for n, c in records(table.path, delimiter) if n == line)[numeric[column]]
-    place = f'{table.path}: line {line}, column "{table.names[column]}"'
-    largest = abs(table.numbers[row, column])
-    whole = text.strip().lstrip("+-").isdigit()
-    if largest > FLOAT32_MAX or (whole and largest >= 2**64):
-        limit = "64 bits" if largest <= FLOAT32_MAX else "float32"
-        raise DataError(f"{place}: {text!r} is beyond {limit}; rescale the column")
-    if whole:
-        table.notes.append(f"{place}: {text} is rounded: float64 is exact to 2**53 only")
+    row_on = {int(table.lines[row]): row for row in np.flatnonzero(large.any(axis=1))}
+    rounded = []
+    for line, cells in records(table.path, config.separator):
+        for column in np.flatnonzero(large[row_on[line]]) if line in row_on else ():
+            position = table.columns.numbers[column]
+            place = f"line {line}, {table.columns.place(position)}"
+            text, size = cells[position].strip(BLANKS), abs(table.numbers[row_on[line], column])
+            whole = text.lstrip("+-").isdigit()
+            if size > FLOAT32_MAX or (whole and size >= 2**64):
+                limit = "float32" if size > FLOAT32_MAX else "64 bits"
+                raise DataError(
+                    f"{table.path}: {place}: {text!r:.60} is beyond {limit}; rescale the column"
+                )
+            if whole:
+                rounded.append(f"{place}: {text}")
+    if rounded:
+        table.notes.append(f"whole numbers beyond 2**53 are rounded: {shown(rounded)}")

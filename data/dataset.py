@@ -3,6 +3,7 @@
 Dimensions: N sequences, n rows of a part, O regression targets.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,10 +11,11 @@ import numpy as np
 from data.batching import Part
 from data.config import DataConfig
 from data.files import sha256
+from data.header import shown
 from data.scaling import Scaling, mean_and_std
 from data.sequences import Layout, Sequences, read_sequences
 from data.splits import split_off
-from data.targets import class_indices, classes_of, decide_task, numbers, similar_labels
+from data.targets import class_indices, classes_of, decide_task, doubtful_labels, numbers
 from spec.errors import DataError
 
 
@@ -74,53 +76,35 @@ def load_dataset(
     """
     path, test_path = config.files
     sequences = read_sequences(path, config, meaning and meaning.layout)
-    notes = [f"{path}: {described(sequences)}", *sequences.notes]
+    notes = [f"{path}: {note}" for note in (described(sequences), *sequences.notes)]
     if len(sequences) < 2:
-        raise DataError(f"{path}: 1 row; training and testing need more")
+        raise DataError(f"{path}: 1 row; add rows, training and testing take several")
     if meaning is None:
-        task = task_of(path, sequences, config, notes)
-        classes = labels_of(path, sequences, notes) if task == "classification" else ()
+        task = task_of(sequences, config, notes)
+        classes = labels_of(sequences, notes) if task == "classification" else ()
     else:
         task, classes = meaning.task, meaning.classes
     truth = truth_of(sequences, classes)
-    labels = truth if classes else None
-    rows = np.arange(len(sequences))
-    how = "the last rows in time" if config.in_time else f"random rows, seed {seed}"
+    rows, valid_rows, test_rows = divide(sequences, truth if classes else None, config, seed)
+    test, test_truth = sequences, truth
     if test_path:
         test = read_sequences(test_path, config, sequences.layout)
         test_truth, test_rows = truth_of(test, classes), np.arange(len(test))
-        notes += [f"{test_path}: {described(test)}", *test.notes[1:]]
-    else:
-        rows, test_rows = split_off(
-            rows, config.test_fraction, labels, config.in_time, "test_fraction", seed
-        )
-        test, test_truth = sequences, truth
-    rows, valid_rows = split_off(
-        rows,
-        config.valid_fraction,
-        None if labels is None else labels[rows],
-        config.in_time,
-        "valid_fraction",
-        seed,
-    )
+        notes += [f"{test_path}: {note}" for note in (described(test), *test.notes)]
     sizes = f"{len(rows)} training, {len(valid_rows)} validation, {len(test_rows)} test"
+    how = "the last ones in time" if config.in_time else f"drawn at random, seed {seed}"
     notes.append(f"rows: {sizes} ({how})")
     notes += repeated(sequences, rows, test, test_rows)
     if meaning is None:
         scaling = fit(sequences, rows, None if classes else truth, notes)
         meaning = Meaning(task, classes, sequences.layout, scaling)
-    scaling = meaning.scaling
-    inputs = sequences.scaled(scaling, dtype)
-    targets = truth if classes else scaling.targets(truth).astype(dtype)
-    test_inputs, test_targets = inputs, targets
-    if test is not sequences:
-        test_inputs = test.scaled(scaling, dtype)
-        test_targets = test_truth if classes else scaling.targets(test_truth).astype(dtype)
+    scaled = scale(sequences, truth, meaning, dtype)
+    scaled_test = scaled if test is sequences else scale(test, test_truth, meaning, dtype)
     return Dataset(
         meaning,
-        Part(inputs, sequences.lengths, targets, rows),
-        Part(inputs, sequences.lengths, targets, valid_rows),
-        Part(test_inputs, test.lengths, test_targets, test_rows),
+        Part(*scaled, rows),
+        Part(*scaled, valid_rows),
+        Part(*scaled_test, test_rows),
         Known(test_truth[test_rows], last_reading(test, test_rows, meaning)),
         {name: sha256(p) for name, p in (("data", path), ("test", test_path)) if p},
         notes,
@@ -135,62 +119,109 @@ def described(sequences: Sequences) -> str:
     return f"{len(sequences)} sequences of {steps} steps, target {target}"
 
 
-def task_of(path: str, sequences: Sequences, config: DataConfig, notes: list[str]) -> str:
+def task_of(sequences: Sequences, config: DataConfig, notes: list[str]) -> str:
     """Decide the task and say why."""
     if config.task != "auto":
         return config.task
-    try:
-        task, reason = decide_task(sequences.targets, sequences.decimal)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    if sequences.forecasts:
+        task, reason = "regression", "windows forecast numbers"
+    else:
+        task, reason = decide_task(sequences.targets, sequences.target_place, sequences.decimal)
     other = "classification" if task == "regression" else "regression"
     notes.append(f"task: {task}, as {reason} (--task {other} overrides)")
     return task
 
 
-def labels_of(path: str, sequences: Sequences, notes: list[str]) -> tuple[str, ...]:
+def labels_of(sequences: Sequences, notes: list[str]) -> tuple[str, ...]:
     """List the classes of a training file."""
+    path = sequences.path
     if len(sequences.layout.targets) > 1:
-        raise DataError(f"{path}: --task classification takes one target column")
+        raise DataError(f"{path}: --task classification takes one target; name one by --target")
     classes = classes_of(sequences.targets, sequences.decimal)
     if len(classes) < 2:
-        raise DataError(f"{path}: every target is {classes[0]!r}; one class is nothing to learn")
-    notes += [f"labels differ by case or spaces only: {pair}" for pair in similar_labels(classes)]
-    counts = np.bincount(class_indices(sequences.targets, classes, sequences.place))
-    single = [repr(label) for label, count in zip(classes, counts, strict=True) if count == 1]
+        raise DataError(
+            f"{path}: every target is {classes[0]!r:.60}: one class, nothing to learn; add rows of "
+            "others, or say --task regression for numbers"
+        )
+    notes += doubtful_labels(classes, sequences.decimal)
+    counts = Counter(label for (label,) in sequences.targets)
+    single = [repr(label) for label in classes if counts[label] == 1]
     if single:
-        notes.append(f"classes with a single row: {', '.join(single[:10])}")
+        notes.append(f"warning: classes with a single row: {shown(single)}")
     return classes
 
 
 def truth_of(sequences: Sequences, classes: tuple[str, ...]) -> np.ndarray:
     """Parse targets: class indices [N], or numbers [N, O]."""
     if classes:
-        return class_indices(sequences.targets, classes, sequences.place)
-    names = sequences.layout.targets
-    return numbers(sequences.targets, names, sequences.place, sequences.decimal)
+        return class_indices(sequences.targets, classes, sequences.target_place)
+    return numbers(sequences.targets, sequences.target_place, sequences.decimal)
+
+
+def divide(
+    sequences: Sequences, labels: np.ndarray | None, config: DataConfig, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the rows of the training, validation and test parts; no test with `--test_path`."""
+    rows, test_rows = np.arange(len(sequences)), np.arange(0)
+    try:
+        if config.files[1] is None:
+            name, fraction = "test_fraction", config.test_fraction
+            rows, test_rows = split_off(rows, fraction, labels, config.in_time, name, seed)
+        name, fraction = "valid_fraction", config.valid_fraction
+        labels = None if labels is None else labels[rows]
+        rows, valid_rows = split_off(rows, fraction, labels, config.in_time, name, seed)
+    except DataError as error:
+        raise DataError(f"{sequences.path}: {error}") from None
+    return rows, valid_rows, test_rows
 
 
 def fit(
     sequences: Sequences, rows: np.ndarray, truth: np.ndarray | None, notes: list[str]
 ) -> Scaling:
-    """Fit the scaling on the rows of the training part."""
-    mean, std = mean_and_std(sequences.real_steps(rows))
-    target_mean, target_std = np.zeros(1), np.ones(1)
+    """Fit the scaling on the rows of the training part; warn of what is constant there."""
+    layout = sequences.layout
+    fitted = [mean_and_std(sequences.readings(rows)), (np.zeros(1), np.ones(1))]
     if truth is not None:
-        target_mean, target_std = mean_and_std(truth[rows])
-        if (truth[rows] == truth[rows][0]).all(axis=0).any():
-            notes.append("warning: a target is constant in the training rows")
-    return Scaling(mean, std, target_mean, target_std)
+        fitted[1] = mean_and_std([truth[rows]])
+    for kind, names, (_, std) in zip(
+        ("feature", "target"), (layout.features, layout.targets), fitted, strict=True
+    ):
+        constant = [name for name, spread in zip(names, std, strict=True) if spread == 0]
+        if constant:
+            notes.append(f"warning: constant in the training rows: {kind} {shown(constant)}")
+    (mean, std), (target_mean, target_std) = fitted
+    one = np.where(std > 0, std, 1.0), np.where(target_std > 0, target_std, 1.0)
+    return Scaling(mean, one[0], target_mean, one[1])
 
 
 def repeated(train: Sequences, rows: np.ndarray, test: Sequences, test_rows: np.ndarray) -> list:
     """Warn of test sequences that also stand in the training part."""
-    if train.series is not None or train.inputs.shape[1:] != test.inputs.shape[1:]:
+    if train.series is not None:
         return []
-    seen = {train.inputs[row].tobytes() for row in rows}
-    count = sum(test.inputs[row].tobytes() in seen for row in test_rows)
+
+    def content(part: Sequences, row: int) -> int:
+        return hash(part.inputs[row, : part.lengths[row]].tobytes())
+
+    seen = {content(train, row) for row in rows}
+    count = sum(content(test, row) in seen for row in test_rows)
     return [f"warning: {count} test sequences also occur in the training rows"] if count else []
+
+
+def scale(
+    sequences: Sequences, truth: np.ndarray, meaning: Meaning, dtype: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (inputs, lengths, targets) in the form the model takes.
+
+    Raises:
+      DataError: a value is too far from the training mean for `dtype`.
+    """
+    inputs = sequences.scaled(meaning.scaling, dtype)
+    if meaning.classes:
+        return inputs, sequences.lengths, truth
+    try:
+        return inputs, sequences.lengths, meaning.scaling.targets(truth, dtype)
+    except OverflowError as error:
+        raise DataError(f"{sequences.path}: {error}") from None
 
 
 def last_reading(sequences: Sequences, rows: np.ndarray, meaning: Meaning) -> np.ndarray | None:
@@ -198,7 +229,7 @@ def last_reading(sequences: Sequences, rows: np.ndarray, meaning: Meaning) -> np
     layout = meaning.layout
     if meaning.task == "classification":
         return None
-    if sequences.series is not None:
+    if sequences.forecasts:
         columns = [layout.features.index(name) for name in layout.targets]
     elif len(layout.features) == len(layout.targets) == 1:
         columns = [0]

@@ -4,35 +4,43 @@ import hashlib
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
 
 from spec.errors import DataError
 
 MAX_LINE = 2**26  # characters
 MAX_COLUMNS = 10**6
+SHOW_PROGRESS = 2**26  # bytes of a file, from which on reading takes seconds
 
 SIGNATURES = {
     b"\x1f\x8b": "gzip; unpack it with gunzip",
     b"PK\x03\x04": "a zip archive or an .xlsx workbook; unpack it, or save the sheet as CSV",
     b"BZh": "bzip2; unpack it with bunzip2",
     b"\xfd7zXZ": "xz; unpack it with unxz",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
     b"\x28\xb5\x2f\xfd": "zstd; unpack it with unzstd",
+    b"\xd0\xcf\x11\xe0": "an .xls workbook; save the sheet as CSV",
     b"PAR1": "a Parquet file; convert it to CSV",
-    b"\x89PNG": "a PNG image",
+    b"ARROW1": "an Arrow file; convert it to CSV",
+    b"\x89PNG": "a PNG image; choose another file",
     b"\x89HDF": "an HDF5 file; convert it to CSV or .npz",
     b"\x93NUMPY": "a .npy array; store it in an .npz as inputs, with targets",
     b"SQLite": "an SQLite database; export a table as CSV",
-    b"%PDF": "a PDF document",
-    b"\x80\x04": "a Python pickle, which is never loaded; convert it to .npz",
-    b"\x80\x05": "a Python pickle, which is never loaded; convert it to .npz",
+    b"%PDF": "a PDF document; choose another file",
+    b"\x80": "a Python pickle, which is never loaded; convert it to .npz",
     b"\xff\xfe\x00\x00": "UTF-32 text; convert it: iconv -f UTF-32 -t UTF-8",
     b"\xff\xfe": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
     b"\xfe\xff": "UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8",
     b"version https://git-lfs": "a git-lfs pointer; run git lfs pull",
-    b"<": "HTML or XML",
+    b"<": "HTML or XML; choose or export a CSV",
     b"{": "JSON; convert it to CSV",
     b"[": "JSON; convert it to CSV",
 }
+PACKED = {".gz", ".bz2", ".xz", ".zst", ".zip", ".xlsx"}
 
 
 def check_file(path: str) -> None:
@@ -55,42 +63,69 @@ def check_file(path: str) -> None:
 
 def check_text(path: str) -> list[str]:
     """Raise DataError where the first bytes show another format, or nothing; return notes."""
+    size = os.stat(path).st_size
     with open(path, "rb") as file:
         head = file.read(65536)
-        file.seek(max(os.stat(path).st_size - 1, 0))
+        file.seek(max(size - 1, 0))
         last = file.read()
     body = head.removeprefix(b"\xef\xbb\xbf").lstrip()
-    if not body:
-        raise DataError(f"{path}: the file is empty; expected a header and rows of numbers")
+    if not head:
+        raise DataError(f"{path}: is empty, 0 bytes; expected rows of numbers")
+    if not body and size <= len(head):
+        what = "only blank lines" if head.strip(b"\xef\xbb\xbf") else "only a byte order mark"
+        raise DataError(f"{path}: holds {what}; expected rows of numbers")
     for signature, meaning in SIGNATURES.items():
         if head.startswith(signature) or body.startswith(signature):
             raise DataError(f"{path}: is no CSV, it looks like {meaning}")
     if b"\0" in head:
-        raise DataError(
-            f"{path}: holds NUL bytes: binary, or UTF-16 text (iconv -f UTF-16LE -t UTF-8)"
-        )
-    if last in (b"\n", b"\r"):
-        return []
-    return ["the last line has no line end: it may be cut short"]
+        raise DataError(f"{path}: {nul_bytes(head)}")
+    if Path(path).suffix.lower() in PACKED:
+        ending = Path(path).suffix
+        raise DataError(f"{path}: is plain text, though its name ends in {ending}; rename it")
+    return [] if last in (b"\n", b"\r") else ["the last line has no end: it may be truncated"]
+
+
+def nul_bytes(head: bytes) -> str:
+    """Say what NUL bytes in a file mean."""
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if 3 * abs(even - odd) > len(head):
+        order = "LE" if odd > even else "BE"
+        return f"looks like UTF-16 text; convert it: iconv -f UTF-16{order} -t UTF-8"
+    return f"line {line_of(head, head.index(0))}: holds a NUL byte; remove it (binary data?)"
+
+
+def line_of(content: bytes, position: int) -> int:
+    """Return the number, from 1, of the line that holds a byte."""
+    return len((content[:position] + b".").splitlines())
 
 
 def text_lines(path: str, delimiter: str) -> Iterator[str]:
     """Yield the lines of a UTF-8 file with their ends; any of LF, CRLF and CR ends a line.
 
+    A large file shows its progress where stderr is a terminal.
+
     Raises:
       DataError: a line is not UTF-8, or too long to be one.
     """
-    number = 0
+    number, size = 0, os.stat(path).st_size
+    quiet = size < SHOW_PROGRESS or sys.stderr is None or not sys.stderr.isatty()
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
+        with (
+            open(path, encoding="utf-8-sig", newline="") as file,
+            tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet) as bar,
+        ):
             while line := file.readline(MAX_LINE):
                 number += 1
-                if len(line) == MAX_LINE or line.count(delimiter) >= MAX_COLUMNS:
+                if len(line) >= MAX_COLUMNS and (
+                    len(line) == MAX_LINE or line.count(delimiter) >= MAX_COLUMNS
+                ):
                     raise DataError(
                         f"{path}: line {number}: over {MAX_LINE} characters or {MAX_COLUMNS} "
                         "columns; is the delimiter or the line end another?"
                     )
                 yield line
+                if number % 4096 == 0:
+                    bar.update(file.buffer.tell() - bar.n)
     except UnicodeDecodeError:
         raise undecodable(path) from None
 
@@ -103,13 +138,13 @@ def undecodable(path: str) -> DataError:
         content.decode("utf-8")
     except UnicodeDecodeError as error:
         before = content[: error.start]
-        line = len(before.splitlines()) + before.endswith((b"\n", b"\r")) or 1
         byte = error.start - max(before.rfind(b"\n"), before.rfind(b"\r"))
         return DataError(
-            f"{path}: line {line}, byte {byte}: 0x{content[error.start]:02x} is not UTF-8; "
-            "convert the file, for instance: iconv -f LATIN1 -t UTF-8"
+            f"{path}: line {line_of(content, error.start)}, byte {byte}: "
+            f"0x{content[error.start]:02x} is not UTF-8; if the file is Latin-1 or Windows-1252, "
+            "convert it: iconv -f CP1252 -t UTF-8"
         )
-    return DataError(f"{path}: is not UTF-8")
+    return DataError(f"{path}: changed while it was read; start again")
 
 
 def sha256(path: str) -> str:

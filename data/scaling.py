@@ -3,9 +3,12 @@
 Dimensions: D input features, O regression targets, M readings.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+
+PART = 2**20  # numbers handled at once: temporaries of a whole file would double its memory
 
 
 @dataclass(frozen=True)
@@ -21,29 +24,72 @@ class Scaling:
     target_std: np.ndarray
 
     def inputs(self, readings: np.ndarray, dtype: str) -> np.ndarray:
-        """Scale readings [..., D]; a missing one becomes 0, which is its feature's mean."""
+        """Scale readings [N, .., D]; a missing one becomes 0, which is its feature's mean.
+
+        Raises:
+          OverflowError: one is too far from the mean for `dtype`.
+        """
         out = np.empty(readings.shape, dtype)
-        for start in range(0, len(readings), 4096):  # float64 in between, a part at a time
-            part = (readings[start : start + 4096] - self.input_mean) / self.input_std
-            out[start : start + 4096] = np.nan_to_num(part, nan=0.0)
+        many = rows_at_once(readings)
+        for start in range(0, len(readings), many):
+            part = (readings[start : start + many] - self.input_mean) / self.input_std
+            out[start : start + many] = rounded(np.where(np.isnan(part), 0.0, part), dtype)
         return out
 
-    def targets(self, targets: np.ndarray) -> np.ndarray:
-        """Scale regression targets [..., O]."""
-        return (targets - self.target_mean) / self.target_std
+    def targets(self, targets: np.ndarray, dtype: str) -> np.ndarray:
+        """Scale regression targets [N, O].
+
+        Raises:
+          OverflowError: one is too far from the mean for `dtype`.
+        """
+        return rounded((targets - self.target_mean) / self.target_std, dtype)
 
     def restore(self, outputs: np.ndarray) -> np.ndarray:
         """Bring scaled predictions [..., O] back to the unit of the data, float64."""
         return outputs.astype(np.float64) * self.target_std + self.target_mean
 
 
-def mean_and_std(readings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and standard deviation of each column of [M, D], without NaN."""
-    known = ~np.isnan(readings)
-    count = np.maximum(known.sum(axis=0), 1)
-    mean = np.where(known, readings, 0.0).sum(axis=0) / count
-    square = (np.where(known, readings - mean, 0.0) ** 2).sum(axis=0) / count
-    std = np.sqrt(square)
-    # A constant column's mean may miss it by rounding: its spread is then no spread.
-    constant = std <= 1e-12 * np.abs(mean)
-    return mean, np.where(constant, 1.0, std)
+def rows_at_once(readings: np.ndarray) -> int:
+    """Return how many rows of [N, ...] make up a part."""
+    return max(1, PART // max(1, readings[0].size))
+
+
+def rounded(scaled: np.ndarray, dtype: str) -> np.ndarray:
+    """Round to the dtype of the run.
+
+    Raises:
+      OverflowError: a number is beyond it.
+    """
+    with np.errstate(over="ignore"):
+        out = scaled.astype(dtype)
+    if not np.isfinite(out).all():
+        raise OverflowError(
+            f"a value lies too many standard deviations from the training mean for {dtype}; "
+            "correct it, or rescale its column"
+        )
+    return out
+
+
+def mean_and_std(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean and standard deviation of each column of parts [M, D], without NaN.
+
+    Of a constant, exactly that constant and 0; of no reading at all, 0 and 0.
+
+    Source: Chan, Golub & LeVeque (1979), "Updating Formulae and a Pairwise Algorithm for
+    Computing Sample Variances".
+    """
+    count = mean = square = 0.0
+    for part in parts:
+        known = ~np.isnan(part)
+        more = known.sum(axis=0)
+        # Differences from a reading of the column: a constant's are exactly 0.
+        origin = np.nan_to_num(part[known.argmax(axis=0), np.arange(part.shape[1])])
+        away = np.where(known, part - origin, 0.0)
+        away_mean = away.sum(axis=0) / np.maximum(more, 1)
+        part_square = (np.where(known, away - away_mean, 0.0) ** 2).sum(axis=0)
+        total = np.maximum(count + more, 1)
+        apart = origin + away_mean - mean
+        mean = mean + apart * (more / total)
+        square = square + part_square + apart**2 * count * more / total
+        count = count + more
+    return mean, np.sqrt(square / np.maximum(count, 1))

@@ -30,7 +30,9 @@ def split_off(
     if fraction == 0:
         return rows, rows[:0]
     if not 0 < count < len(rows):
-        raise DataError(f"--{name} {fraction}: {count} of {len(rows)} rows; give more rows")
+        raise DataError(
+            f"--{name} {fraction} of {len(rows)} rows is {count}; say another fraction, or add rows"
+        )
     if in_time:
         return rows[:-count], rows[-count:]
     order = permutation(len(rows), seed, name)
