@@ -173,7 +173,7 @@ def quoted(delimiter: str) -> re.Pattern:
 def quote_fault(reason: str) -> str:
     """Say in our words why the csv module gave up a record, and what to do."""
     if "expected after" in reason:
-        return "text behind the end of a quoted cell; double a quote inside a cell"
+        return "text behind a quoted cell; double a quote inside a cell, or say another --delimiter"
     if "limit" in reason:
         limit = csv.field_size_limit()
         return f"a cell of over {limit} characters; is a quote left open? close it"
@@ -182,8 +182,9 @@ def quote_fault(reason: str) -> str:
 
 def check_delimiter(place: str, path: str, delimiter: str) -> None:
     """Raise DataError where a file of one column seems to have more."""
-    rows = (cells for _, cells in records(path, delimiter) if cells)
-    if mark := other_delimiter([delimiter.join(cells) for cells in islice(rows, 5)]):
+    lines = (text for text in text_lines(path, delimiter) if text.strip())
+    mark = other_delimiter(list(islice(lines, 5)))
+    if mark not in (None, delimiter):
         raise DataError(
             f"{place}: 1 column found; it looks separated by {mark!r}: "
             f"use --delimiter {shell_word(mark)}"
