@@ -26,9 +26,15 @@ class Reporter:
             from tqdm import tqdm
 
             steps = config.epochs * steps_per_epoch(config, training.dataset)
-            columns = get_terminal_size().columns  # 80 where a terminal says 0
-            self.bar = tqdm(total=steps, initial=progress.step, unit="step", ncols=columns)
-            self.bar.set_description(f"epoch {progress.epoch}/{self.epochs}", refresh=False)
+            columns, lines = get_terminal_size()  # 80 and 24 where a terminal says 0
+            self.bar = tqdm(
+                desc=f"epoch {progress.epoch}/{self.epochs}",
+                total=steps,
+                initial=progress.step,
+                unit="step",
+                ncols=columns,
+                nrows=lines,
+            )
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,9 @@ from typing import NamedTuple
 
 import pytest
 
+# Before a framework is imported: for models of four units a second thread is a burden.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import predict as predict_command
 import train as train_command
 from experiment.command import SIGNALS, run
@@ -93,11 +96,19 @@ def predict(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> C
     return command(predict_command.main, capsys, monkeypatch)
 
 
-def start(*argv: object, **options) -> subprocess.Popen:
-    """Start a command in a process of its own; options are Popen's."""
+def start(*argv: object, redirect: str = "", **options) -> subprocess.Popen:
+    """Start Python in a process of its own.
+
+    Args:
+      argv: what follows the interpreter.
+      redirect: as in a shell, for instance ">&-".
+      options: of Popen; env is added to the environment.
+    """
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | settings.pop("env", {})
-    return subprocess.Popen([sys.executable, *map(str, argv)], env=environment, **settings)
+    shell = ["sh", "-c", f'exec "$@" {redirect}', "sh"] if redirect else []
+    command = [*shell, sys.executable, *map(str, argv)]
+    return subprocess.Popen(command, env=environment, **settings)
 
 
 def finish(process: subprocess.Popen) -> Finished:
