@@ -7,19 +7,18 @@ the dtype of the run; targets stay text.
 Dimensions: N rows, C number columns.
 """
 
-import csv
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
-from itertools import chain, islice
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 
 from data.config import DataConfig
-from data.files import check_file, check_text, text_lines
-from data.header import check_header, has_header, other_delimiter, shell_word, shown
+from data.files import check_file, check_text
+from data.header import check_header, has_header, shown
 from data.numerals import (
     BLANKS,
     FLOAT32_MAX,
@@ -29,6 +28,7 @@ from data.numerals import (
     to_number,
     to_numbers,
 )
+from data.records import check_delimiter, records
 from spec.errors import DataError
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -97,10 +97,26 @@ class Table:
         return f"{self.path}: {self.place(row, self.columns.targets[target])}"
 
 
-def read_table(
+class Head(NamedTuple):
+    """The columns of a CSV, known before its rows are read.
+
+    Attributes:
+      path: the file.
+      columns: their names and roles.
+      rows: (line number, cells) of every row to come; no cells for a blank line.
+      notes: what was found that the user should hear of.
+    """
+
+    path: str
+    columns: Columns
+    rows: Iterator[tuple[int, list[str]]]
+    notes: list[str]
+
+
+def read_head(
     path: str, config: DataConfig, choose: Callable[[list[str] | None, int], list[int]]
-) -> Table:
-    """Read a CSV.
+) -> Head:
+    """Open a CSV.
 
     Args:
       path: the file.
@@ -108,7 +124,7 @@ def read_table(
       choose: gives the positions of the target columns, from the header (or None) and the width.
 
     Raises:
-      DataError: the file is not exactly a table of numbers and targets.
+      DataError: the file is no CSV text, or its first line neither names nor data.
     """
     check_file(path)
     notes = check_text(path)
@@ -125,84 +141,17 @@ def read_table(
         check_header(place, header)
     else:
         rows = chain([(line, first)], rows)
-    columns = Columns(header, len(first), choose(header, len(first)), line)
-    table = read_rows(path, config.decimal, rows, columns, notes)
-    check_magnitude(table, config)
-    return table
+    return Head(path, Columns(header, len(first), choose(header, len(first)), line), rows, notes)
 
 
-def records(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield (number of its first line, cells) of every record; no cells for a blank line.
-
-    Raises:
-      DataError: quotes do not enclose whole cells.
-    """
-    raw: list[str] = []
-
-    def lines() -> Iterator[str]:
-        for text in text_lines(path, delimiter):
-            raw.append(text)
-            yield text
-
-    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
-    while True:
-        line = reader.line_num + 1
-        raw.clear()
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            raise DataError(f"{path}: line {line}: {quote_fault(str(error))}") from None
-        if any('"' in text for text in raw) and not quoted(delimiter).fullmatch("".join(raw)):
-            raise DataError(
-                f"{path}: line {line}: a quote inside a cell that does not begin with one; "
-                "quote the whole cell and double the quote inside"
-            )
-        yield line, cells if len(cells) > 1 or (cells and cells[0].strip(BLANKS)) else []
-
-
-@cache
-def quoted(delimiter: str) -> re.Pattern:
-    """Return the form of a record: each cell is quoted as a whole, or has no quote at all."""
-    mark = re.escape(delimiter)
-    cell = rf'(?:"(?:[^"]++|"")*+"|[^"{mark}\r\n]*+)'
-    return re.compile(rf"{cell}(?:{mark}{cell})*+[\r\n]*")
-
-
-def quote_fault(reason: str) -> str:
-    """Say in our words why the csv module gave up a record, and what to do."""
-    if "expected after" in reason:
-        return "text behind a quoted cell; double a quote inside a cell, or say another --delimiter"
-    if "limit" in reason:
-        limit = csv.field_size_limit()
-        return f"a cell of over {limit} characters; is a quote left open? close it"
-    return "a quote is opened and never closed; close it, or double a quote inside a cell"
-
-
-def check_delimiter(place: str, path: str, delimiter: str) -> None:
-    """Raise DataError where a file of one column seems to have more."""
-    lines = (text for text in text_lines(path, delimiter) if text.strip())
-    mark = other_delimiter(list(islice(lines, 5)))
-    if mark not in (None, delimiter):
-        raise DataError(
-            f"{place}: 1 column found; it looks separated by {mark!r}: "
-            f"use --delimiter {shell_word(mark)}"
-        )
-
-
-def read_rows(
-    path: str,
-    decimal: str,
-    rows: Iterable[tuple[int, Sequence[str]]],
-    columns: Columns,
-    notes: list[str],
-) -> Table:
-    """Read the cells of all rows.
+def read_table(head: Head, config: DataConfig) -> Table:
+    """Read the rows of a CSV.
 
     Raises:
       DataError: a line is of another width, or a cell is not what its column holds.
     """
+    path, columns, rows, notes = head
+    decimal = config.decimal
     numeric, chosen = columns.numbers, columns.targets
     at_end = numeric == list(range(len(numeric)))
     numbers, filled, lines = array("d"), array("q"), array("q")
@@ -245,7 +194,9 @@ def read_rows(
         raise DataError(f"{path}: a header and no rows of numbers; add rows")
     matrix = np.frombuffer(numbers).reshape(len(lines), len(numeric))
     counts, starts = np.frombuffer(filled, np.int64), np.frombuffer(lines, np.int64)
-    return Table(path, columns, matrix, counts, targets, starts, notes)
+    table = Table(path, columns, matrix, counts, targets, starts, notes)
+    check_magnitude(table, config)
+    return table
 
 
 def cell_number(text: str, decimal: str) -> float | None:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from data.config import DataConfig
-from data.csv_reader import read_table
+from data.csv_reader import read_head, read_table
 from data.header import shown
 from data.layout import Layout, choose_targets, counted, understand
 from data.missing import rows_to_keep
@@ -113,13 +113,15 @@ def read_flat(
 ) -> Sequences:
     """Read a CSV with one sequence a row."""
     room = layout and layout.steps * len(layout.features)
-    table = read_table(path, config, choose_targets(path, config, layout, room, need_targets))
-    if not table.columns.numbers:
+    head = read_head(path, config, choose_targets(path, config, layout, room, need_targets))
+    columns = head.columns
+    if not columns.numbers:
         raise DataError(
-            f"{path}: no column beside the target; a sequence and a target need two "
-            "(is --delimiter right? one long series needs --windows)"
+            f"{path}: line {columns.line}: no column beside the target; is it a title, to be "
+            "removed? is --delimiter right? one long series needs --windows"
         )
-    own, note = understand(path, table.columns, config, layout)
+    own, note = understand(path, columns, config, layout)
+    table = read_table(head, config)
     N, T, D = len(table.lines), own.steps, len(own.features)
     inputs = table.numbers.reshape(N, T, D)
     lengths = -(-table.filled // D)
@@ -127,7 +129,6 @@ def read_flat(
         line = table.lines[np.argmin(lengths)]
         raise DataError(f"{path}: line {line}: has no time step; complete or remove the line")
     missing = np.isnan(inputs) & (np.arange(T) < lengths[:, None])[..., None]
-    columns = table.columns
     kept, done = rows_to_keep(
         path,
         config.missing,
@@ -165,7 +166,7 @@ def read_windows(
     forecasts = layout is not None and set(layout.targets) <= set(layout.features)
     own = layout and len(layout.features) - forecasts * len(layout.targets)
     choose = choose_targets(path, config, layout, own, need_targets or forecasts)
-    table = read_table(path, config, choose)
+    table = read_table(read_head(path, config, choose), config)
     columns = table.columns
     if layout is None:
         numeric = any(is_number(text, config.decimal) for row in table.targets for text in row)

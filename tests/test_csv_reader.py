@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from data import files
 from data.config import DataConfig
-from data.csv_reader import Table, read_table
+from data.csv_reader import Table, read_head, read_table
 from data.numerals import is_number, to_numbers
 from spec.errors import DataError
 
@@ -24,7 +24,8 @@ NUMBERS = Path(__file__).parent / "data_files" / "numbers.txt"
 def read(path: Path, content: bytes | str, **options) -> Table:
     """Read a file with this content; its last column is the target."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_table(str(path), DataConfig(**options), lambda header, width: [width - 1])
+    config = DataConfig(**options)
+    return read_table(read_head(str(path), config, lambda header, width: [width - 1]), config)
 
 
 @pytest.fixture
@@ -201,7 +202,7 @@ def test_absent_and_empty_cells(file):
 
 def test_targets_may_stand_anywhere(file):
     file.write_text("a,t0,b,t1\n7,1,x,2\n8,3,y,4\n")
-    table = read_table(str(file), DataConfig(), lambda header, width: [2, 0])
+    table = read_table(read_head(str(file), DataConfig(), lambda *_: [2, 0]), DataConfig())
     assert table.targets == [("x", "7"), ("y", "8")]
     np.testing.assert_array_equal(table.numbers, [[1, 2], [3, 4]])
     assert table.target_place(1, 0) == f'{file}: line 3, column 3 "b"'
@@ -349,7 +350,8 @@ def test_any_table_is_read_back(tmp_path_factory, rows, mark):
     path = tmp_path_factory.getbasetemp() / "table.csv"
     with open(path, "w", newline="", encoding="utf-8") as file:
         csv.writer(file, delimiter=mark).writerows([("a", "b", "y"), *rows])
-    table = read_table(str(path), DataConfig(delimiter=mark), lambda header, width: [2])
+    config = DataConfig(delimiter=mark)
+    table = read_table(read_head(str(path), config, lambda *_: [2]), config)
     assert [target for (target,) in table.targets] == [row[2] for row in rows]
     expected = [[float(cell or "nan") for cell in row[:2]] for row in rows]
     np.testing.assert_array_equal(table.numbers, expected)
