@@ -74,8 +74,12 @@ Command = Callable[..., Finished]
 def command(main: Callable[[list[str]], int | None], capsys, monkeypatch) -> Command:
     """Make a function that runs a command as the shell does, but in this process."""
 
+    def end_at_once(code: int) -> None:
+        raise AssertionError(f"the process would have ended at once, with code {code}")
+
     def call(*argv: object) -> Finished:
         monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, argv)])
+        monkeypatch.setattr(os, "_exit", end_at_once)
         capsys.readouterr()
         with pytest.raises(SystemExit) as end:
             run(main)
