@@ -9,7 +9,8 @@ Dimensions: N rows, C number columns.
 
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -103,13 +104,15 @@ class Head(NamedTuple):
     Attributes:
       path: the file.
       columns: their names and roles.
-      rows: (line number, cells) of every row to come; no cells for a blank line.
+      first: (line number, cells) of the first row, where there is no header; else nothing.
+      rows: the same of every row to come, to be closed; no cells for a blank line.
       notes: what was found that the user should hear of.
     """
 
     path: str
     columns: Columns
-    rows: Iterator[tuple[int, list[str]]]
+    first: list[tuple[int, list[str]]]
+    rows: Generator[tuple[int, list[str]]]
     notes: list[str]
 
 
@@ -139,9 +142,8 @@ def read_head(
     if has_header(place, first, config, notes):
         header = [name.strip() for name in first]
         check_header(place, header)
-    else:
-        rows = chain([(line, first)], rows)
-    return Head(path, Columns(header, len(first), choose(header, len(first)), line), rows, notes)
+    columns = Columns(header, len(first), choose(header, len(first)), line)
+    return Head(path, columns, [] if header else [(line, first)], rows, notes)
 
 
 def read_table(head: Head, config: DataConfig) -> Table:
@@ -150,14 +152,22 @@ def read_table(head: Head, config: DataConfig) -> Table:
     Raises:
       DataError: a line is of another width, or a cell is not what its column holds.
     """
-    path, columns, rows, notes = head
-    decimal = config.decimal
+    with closing(head.rows):
+        table = read_rows(head, config.decimal)
+    with closing(records(head.path, config.separator)) as rows:
+        check_magnitude(table, rows)
+    return table
+
+
+def read_rows(head: Head, decimal: str) -> Table:
+    """Read the cells of all rows."""
+    path, columns, first, rows, notes = head
     numeric, chosen = columns.numbers, columns.targets
     at_end = numeric == list(range(len(numeric)))
     numbers, filled, lines = array("d"), array("q"), array("q")
     targets: list[tuple[str, ...]] = []
     blank = 0
-    for line, cells in rows:
+    for line, cells in chain(first, rows):
         if len(cells) != columns.width:
             if not cells:
                 blank = blank or line
@@ -194,9 +204,7 @@ def read_table(head: Head, config: DataConfig) -> Table:
         raise DataError(f"{path}: a header and no rows of numbers; add rows")
     matrix = np.frombuffer(numbers).reshape(len(lines), len(numeric))
     counts, starts = np.frombuffer(filled, np.int64), np.frombuffer(lines, np.int64)
-    table = Table(path, columns, matrix, counts, targets, starts, notes)
-    check_magnitude(table, config)
-    return table
+    return Table(path, columns, matrix, counts, targets, starts, notes)
 
 
 def cell_number(text: str, decimal: str) -> float | None:
@@ -242,14 +250,17 @@ def wrong_width(
     return DataError(f"{place}: found {count}, expected {columns.width} as in {origin}; {hint}")
 
 
-def check_magnitude(table: Table, config: DataConfig) -> None:
-    """Refuse numbers beyond float32 and whole numbers beyond 64 bits; note rounded ones."""
+def check_magnitude(table: Table, rows: Iterable[tuple[int, list[str]]]) -> None:
+    """Refuse numbers beyond float32 and whole numbers beyond 64 bits; note rounded ones.
+
+    The file is read again for their text, where there are any.
+    """
     large = (table.numbers >= 2**53) | (table.numbers <= -(2**53))
     if not large.any():
         return
     row_on = {int(table.lines[row]): row for row in np.flatnonzero(large.any(axis=1))}
     rounded = []
-    for line, cells in records(table.path, config.separator):
+    for line, cells in rows:
         for column in np.flatnonzero(large[row_on[line]]) if line in row_on else ():
             position = table.columns.numbers[column]
             place = f"line {line}, {table.columns.place(position)}"

@@ -102,7 +102,7 @@ def line_of(content: bytes, position: int) -> int:
 def text_lines(path: str, delimiter: str) -> Iterator[str]:
     """Yield the lines of a UTF-8 file with their ends; any of LF, CRLF and CR ends a line.
 
-    A large file shows its progress where stderr is a terminal.
+    A large file shows its progress where stderr is a terminal, until the generator is closed.
 
     Raises:
       DataError: a line is not UTF-8, or too long to be one.
@@ -112,7 +112,7 @@ def text_lines(path: str, delimiter: str) -> Iterator[str]:
     try:
         with (
             open(path, encoding="utf-8-sig", newline="") as file,
-            tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet) as bar,
+            tqdm(total=size, unit="B", unit_scale=True, leave=False, disable=quiet, delay=1) as bar,
         ):
             while line := file.readline(MAX_LINE):
                 number += 1

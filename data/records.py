@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cache
 from itertools import islice
 
@@ -12,7 +12,7 @@ from data.numerals import BLANKS
 from spec.errors import DataError
 
 
-def records(path: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def records(path: str, delimiter: str) -> Generator[tuple[int, list[str]]]:
     """Yield (number of its first line, cells) of every record; no cells for a blank line.
 
     Raises:

@@ -5,7 +5,7 @@ series, W steps of a window.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -195,7 +195,8 @@ def read_windows(
     )
     names, targets = columns.names(features), columns.names(columns.targets)
     when = f"{config.horizon} step{'s' * (config.horizon > 1)} later"
-    note = f"windows of {W} steps of {counted(names)}; target {', '.join(targets)}, {when}"
+    note = f"windows of {W} steps of {counted(names)}"
+    note += f"; target {', '.join(targets)}, {when}" if targets else ""
     return Sequences(
         path,
         Layout(tuple(names), tuple(targets), W, columns.header is not None),
@@ -241,7 +242,7 @@ def from_tensors(
     )
     return Sequences(
         path,
-        layout,
+        layout if tensors.targets else replace(layout, targets=()),
         tensors.inputs[kept],
         tensors.lengths[kept],
         [tensors.targets[n] for n in kept] if tensors.targets else None,

@@ -90,6 +90,7 @@ FAULTS = {
     "9 delimiters only": (put(3, ",,,"), {}, ["line 3, column 4 \"y\": the target is empty"]),
     "9 delimiter at the end of the rows": (HEADER + "".join(each_line(",", row) for row in ROWS), {},
                                            ["line 2: found 5 cells", "ends in a delimiter"]),
+    "9 no-break space": (put(3, "\u00a0"), {}, ["line 3: found 1 cell"]),
     "9 lone CR in a cell": (put(3, "1,2\r,3,4"), {}, ["line 3: found 2 cells"]),
     "11 delimiter at the end of all": (each_line(","), {},
                                        ["line 1, column 5: no name", "every line end in a delimiter"]),

@@ -1,9 +1,12 @@
 """The CSV reader: exact numbers, literal text, every spelling of a line end, and no guessing."""
 
+import contextlib
 import csv
+import io
 import math
 import re
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -149,6 +152,7 @@ ASCII = [
 ]
 # Digits of other scripts, a true minus sign, spaces of every width, control characters.
 OTHER = [
+    "\u00a0",
     "\u0661",
     "\uff11",
     "\u22121",
@@ -355,3 +359,51 @@ def test_any_table_is_read_back(tmp_path_factory, rows, mark):
     assert [target for (target,) in table.targets] == [row[2] for row in rows]
     expected = [[float(cell or "nan") for cell in row[:2]] for row in rows]
     np.testing.assert_array_equal(table.numbers, expected)
+
+
+class Bar:
+    """Stands in for tqdm's bar."""
+
+    n, closed = 0, False
+
+    def __init__(self, **options):
+        self.total, self.hidden = options["total"], options["disable"]
+        bars.append(self)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *reason):
+        self.closed = True
+
+    def update(self, count):
+        self.n += count
+
+
+bars: list[Bar] = []
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("fault", ["", "1,2,3\n"], ids=["whole", "ragged"])
+def test_a_large_file_shows_its_progress_until_it_is_refused(file, monkeypatch, fault):
+    monkeypatch.setattr(files, "tqdm", Bar)
+    bars.clear()
+    content = "t0,y\n" + "1.25,a\n" * 20_000 + fault
+    with contextlib.suppress(DataError):
+        read(file, content)
+    assert all(bar.hidden for bar in bars)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(files, "SHOW_PROGRESS", 1000)
+    bars.clear()
+    try:
+        read(file, content)
+    except DataError:
+        assert fault
+        assert bars[0].closed  # before the error is printed
+    (bar,) = [bar for bar in bars if bar.n]
+    assert (bar.hidden, bar.closed, bar.total) == (False, True, len(content))
+    assert 0.8 * bar.total < bar.n <= bar.total

@@ -316,6 +316,10 @@ def test_tensors_and_a_further_file(tmp_path, file):
     sequences = read_sequences(path, DataConfig(target="y"), layout)
     assert sequences.layout == layout
     assert sequences.notes[0] == "inputs are 3 steps of 2 features: a, b"
+    untold = tmp_path / "unknown.npz"
+    np.savez(untold, inputs=ARRAYS["inputs"])
+    unknown = read_sequences(str(untold), DataConfig(), layout, need_targets=False)
+    assert (unknown.targets, unknown.layout.targets) == (None, ())
     for content, numbers in ((PLAIN, "1 and 1"), ("t0_a,t0_b,p,q\n1,2,3,4\n", "2 and 2")):
         target = "p,q" if "q" in content.split("\n")[0] else None
         layout = read(file, content, target=target).layout
@@ -404,6 +408,7 @@ def test_windows_of_labels(file):
     unknown = read(file, "a\n7\n8\n9\n", sequences.layout, False, windows=2)
     assert unknown.targets is None
     assert unknown.inputs[..., 0].tolist() == [[7, 8], [8, 9]]
+    assert unknown.notes == ["windows of 2 steps of 1 feature: a"]
     numbers = read(file, series(5), windows=2, task="classification")
     assert numbers.layout.features == ("a",)
     assert not numbers.forecasts
