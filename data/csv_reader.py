@@ -19,7 +19,7 @@ import numpy as np
 
 from data.config import DataConfig
 from data.files import check_file, check_text
-from data.header import check_header, has_header, shown
+from data.header import check_header, has_header
 from data.numerals import (
     BLANKS,
     FLOAT32_MAX,
@@ -259,7 +259,7 @@ def check_magnitude(table: Table, rows: Iterable[tuple[int, list[str]]]) -> None
     if not large.any():
         return
     row_on = {int(table.lines[row]): row for row in np.flatnonzero(large.any(axis=1))}
-    rounded = []
+    rounded = 0
     for line, cells in rows:
         for column in np.flatnonzero(large[row_on[line]]) if line in row_on else ():
             position = table.columns.numbers[column]
@@ -271,7 +271,8 @@ def check_magnitude(table: Table, rows: Iterable[tuple[int, list[str]]]) -> None
                 raise DataError(
                     f"{table.path}: {place}: {text!r:.60} is beyond {limit}; rescale the column"
                 )
-            if whole:
-                rounded.append(f"{place}: {text}")
+            if whole and not rounded:
+                first = f"{place}: {text}"
+            rounded += whole
     if rounded:
-        table.notes.append(f"whole numbers beyond 2**53 are rounded: {shown(rounded)}")
+        table.notes.append(f"{rounded} whole numbers beyond 2**53 are rounded, first {first}")

@@ -71,9 +71,9 @@ def check_text(path: str) -> list[str]:
     body = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if not head:
         raise DataError(f"{path}: is empty, 0 bytes; expected rows of numbers")
-    if not body and size <= len(head):
-        what = "only blank lines" if head.strip(b"\xef\xbb\xbf") else "only a byte order mark"
-        raise DataError(f"{path}: holds {what}; expected rows of numbers")
+    if not body:
+        what = "blank lines" if head.strip(b"\xef\xbb\xbf") else "a byte order mark"
+        raise DataError(f"{path}: begins with {what} and nothing else; expected rows of numbers")
     for signature, meaning in SIGNATURES.items():
         if head.startswith(signature) or body.startswith(signature):
             raise DataError(f"{path}: is no CSV, it looks like {meaning}")

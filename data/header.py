@@ -38,7 +38,7 @@ def has_header(place: str, first: Sequence[str], config: DataConfig, notes: list
     mark = other_delimiter(odd)
     hint = f"say --delimiter {shell_word(mark)}, " if mark else "say "
     raise DataError(
-        f"{place}: some cells are numbers and some are not, such as {odd[0]!r:.60}; "
+        f"{place}, column {cells.index(odd[0]) + 1}: {odd[0]!r:.60} is no number, other cells are; "
         f"{hint}--header yes or --header no"
     )
 

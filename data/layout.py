@@ -10,7 +10,7 @@ from data.header import shown
 from spec.errors import DataError
 from spec.options import nearest
 
-STEP = re.compile(r"t(\d+)(?:_(.+))?", re.ASCII)
+STEP = re.compile(r"t(\d{1,9})(?:_(.+))?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,7 @@ def choose_targets(
         if layout is None:
             return wanted(path, config.target, header, width)
         if layout.header and header is None:
-            raise DataError(
-                f"{path}: has no header, and the training data has one; add it, or say --header yes"
-            )
+            raise DataError(f"{path}: has no header, and the training data has one; add it")
         if layout.header:
             missing = [name for name in layout.targets if name not in header]
             if missing and (need_targets or len(missing) < len(layout.targets)):

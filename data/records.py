@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from functools import cache
 from itertools import islice
 
-from data.files import text_lines
+from data.files import MAX_COLUMNS, text_lines
 from data.header import other_delimiter, shell_word
 from data.numerals import BLANKS
 from spec.errors import DataError
@@ -19,10 +19,18 @@ def records(path: str, delimiter: str) -> Generator[tuple[int, list[str]]]:
       DataError: quotes do not enclose whole cells.
     """
     raw: list[str] = []
+    cells_below = 0  # the first line of a record
 
     def lines() -> Iterator[str]:
+        nonlocal cells_below
         for text in text_lines(path, delimiter):
+            cells_below += text.count(delimiter) if raw else -cells_below
             raw.append(text)
+            if cells_below > MAX_COLUMNS:
+                raise DataError(
+                    f"{path}: line {line}: over {MAX_COLUMNS} columns in {len(raw)} lines; is a "
+                    "quote left open? close it"
+                )
             yield text
 
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)

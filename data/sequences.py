@@ -243,7 +243,7 @@ def from_tensors(
     return Sequences(
         path,
         layout if tensors.targets else replace(layout, targets=()),
-        tensors.inputs[kept],
+        tensors.inputs if len(kept) == N else tensors.inputs[kept],
         tensors.lengths[kept],
         [tensors.targets[n] for n in kept] if tensors.targets else None,
         lambda n, column: f"{path}: targets[{kept[n]}]",

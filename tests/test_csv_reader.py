@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from data import files
+from data import files, records
 from data.config import DataConfig
 from data.csv_reader import Table, read_head, read_table
 from data.numerals import is_number, to_numbers
@@ -232,7 +232,7 @@ def test_header_is_detected_or_asked_for(file, first):
     width = first.count(",") + 1
     content = f"{first}\n{'5,' * (width - 1)}6\n"
     if HEADERS[first] is None:
-        with pytest.raises(DataError, match=r"line 1: .*--header yes or (--header )?no"):
+        with pytest.raises(DataError, match=r"line 1[:,] .*--header yes or (--header )?no"):
             read(file, content)
     else:
         assert len(read(file, content).lines) == 2 - HEADERS[first]
@@ -248,6 +248,9 @@ def test_a_long_line_is_refused_before_it_is_parsed(file, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE", 1000)
     monkeypatch.setattr(files, "MAX_COLUMNS", 100)
     assert read(file, "t0,y\n0." + "1" * 900 + ",a\n").numbers == [[1 / 9]]
+    monkeypatch.setattr(records, "MAX_COLUMNS", 100)
+    with pytest.raises(DataError, match="line 2: over 100 columns in 102 lines; is a quote left"):
+        read(file, "t0,y\n" + '"1\n",' * 200 + "a\n")
     for line in ("1," * 100 + "1", "1" * 1000 + ",a", '"' + "1" * 1000 + '",a'):
         with pytest.raises(DataError, match="line 2: over 1000 characters or 100 columns"):
             read(file, f"t0,y\n{line}\n")

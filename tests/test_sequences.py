@@ -31,6 +31,7 @@ LAYOUTS = {
     "t5,t6,y": ({}, ("value",), [[1], [2]], "by the header"),
     "t0_a,t0_b c,t1_a,t1_b c,y": ({}, ("a", "b c"), [[1, 2], [3, 4]], "2 features: a, b c"),
     "t0_x_1,t1_x_1,t2_x_1,y": ({}, ("x_1",), [[1], [2], [3]], "1 feature: x_1"),
+    "t" + "9" * 5000 + ",u,y": ({}, ("f0",), [[1], [2]], "the header is no t0, t1"),
     "open,high,low,y": ({}, ("f0",), [[1], [2], [3]], "the header is no t0, t1"),
     "p,q,r,s,y": ({"num_features": 2}, ("f0", "f1"), [[1, 2], [3, 4]], "2 steps of 2 features"),
     "t0,t1,u,v,y": ({"num_features": 2}, ("f0", "f1"), [[1, 2], [3, 4]], "2 features: f0, f1"),
