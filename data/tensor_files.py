@@ -16,6 +16,7 @@ from spec.errors import DataError
 from spec.tensors import decode
 
 NAMES = ("inputs", "lengths", "targets")
+MOST_UNPACKED, MOST_TIMES = 2**28, 200  # bytes of an array, and times its packed size
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,13 @@ def load_npz(path: str) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise DataError(f"{path}: is no .npz archive, or a truncated one; write it with np.savez")
     try:
+        with zipfile.ZipFile(path) as archive:
+            for item in archive.infolist():
+                if item.file_size > max(MOST_UNPACKED, MOST_TIMES * item.compress_size):
+                    raise ValueError(
+                        f"{item.filename} unpacks to {item.file_size} bytes, over {MOST_TIMES} "
+                        "times its size; if that is meant, write it with np.savez, unpacked"
+                    )
         with np.load(path, allow_pickle=False) as file:
             return {name: file[name] for name in NAMES if name in file.files}
     except Exception as error:  # zipfile, zlib and NumPy each raise their own

@@ -311,6 +311,15 @@ def test_what_is_no_tensor_file_is_refused(tmp_path, monkeypatch, ending):
     assert not (tmp_path / "planted").exists()
 
 
+def test_an_array_that_unpacks_to_far_more_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, inputs=np.zeros((40, 500, 2)), targets=np.arange(40))
+    assert len(read_sequences(str(path), DataConfig())) == 40
+    monkeypatch.setattr("data.tensor_files.MOST_UNPACKED", 10_000)
+    with pytest.raises(DataError, match=r"inputs.npy unpacks to 320128 bytes, over 200 times"):
+        read_sequences(str(path), DataConfig())
+
+
 def test_tensors_and_a_further_file(tmp_path, file):
     path = str(tensor_file(tmp_path, ".npz", ARRAYS))
     layout = read(file, TRAINED).layout

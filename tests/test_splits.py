@@ -282,3 +282,18 @@ def test_batches_hold_the_rows_of_their_part(file):
     np.testing.assert_array_equal(batch.inputs, data.valid.inputs[rows])
     assert batch.lengths.tolist() == [1 if n % 3 else 2 for n in rows]
     np.testing.assert_allclose(data.meaning.scaling.restore(batch.targets)[:, 0], rows + 0.5)
+
+
+def test_windows_of_a_given_test_file(file, tmp_path):
+    other = tmp_path / "test.csv"
+    other.write_text("x\n" + "".join(f"{n}.25\n" for n in range(9)))
+    content = "x\n" + "".join(f"{n}.5\n" for n in range(40))
+    data = load(file, content, windows=4, horizon=2, test_path=str(other))
+    assert [len(rows) for rows in rows_of(data)] == [30, 5, 4]
+    assert data.test_known.targets[:, 0].tolist() == [5.25, 6.25, 7.25, 8.25]
+    scaling = data.meaning.scaling
+    np.testing.assert_allclose(
+        data.test.inputs[0, :, 0] * scaling.input_std + scaling.input_mean,
+        [0.25, 1.25, 2.25, 3.25],
+        rtol=1e-12,
+    )
