@@ -25,6 +25,8 @@ def main(argv: list[str]) -> int | None:
     if "print_config" in flags:
         return say(to_yaml(config).rstrip())
 
+    from contextlib import closing
+
     from experiment.conclude import conclude, report
     from experiment.console import Reporter
     from experiment.start import begin, resume
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> int | None:
     say(f"run: {training.directory.path}")
 
     history = training.directory.begin_metrics(training.progress.epoch)
-    with Reporter(training) as reporter:
+    with closing(Reporter(training)) as reporter:
 
         def stopped() -> bool:
             reporter.step(training.progress.step)

@@ -2,10 +2,8 @@
 
 import sys
 import time
-from contextlib import suppress
 from shutil import get_terminal_size
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from experiment.command import say
 from experiment.loop import Training, steps_per_epoch
@@ -14,7 +12,7 @@ LONGEST_SILENCE = 60.0  # seconds
 
 
 class Reporter:
-    """Shows how far a run is; nothing that goes wrong here disturbs it."""
+    """Shows how far a run is. On a terminal that is closed tqdm falls silent."""
 
     def __init__(self, training: Training) -> None:
         config, progress = training.config, training.progress
@@ -36,24 +34,15 @@ class Reporter:
                 nrows=lines,
             )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Leave the bar as it is."""
         if self.bar is not None:
-            with suppress(OSError, ValueError):  # of a terminal that was closed
-                self.bar.close()
+            self.bar.close()
 
     def step(self, taken: int) -> None:
         """Report the steps taken so far."""
         if self.bar is not None:
-            with suppress(OSError, ValueError):
-                self.bar.update(taken - self.bar.n)
+            self.bar.update(taken - self.bar.n)
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """Report an epoch by its metrics."""

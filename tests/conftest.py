@@ -114,7 +114,8 @@ def start(*argv: object, redirect: str = "", **options) -> subprocess.Popen:
       options: of Popen; env is added to the environment.
     """
     settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | settings.pop("env", {})
+    usual = {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""}  # buffered, as at a user's
+    environment = os.environ | usual | settings.pop("env", {})
     shell = ["sh", "-c", f'exec "$@" {redirect}', "sh"] if redirect else []
     command = [*shell, sys.executable, *map(str, argv)]
     return subprocess.Popen(command, env=environment, **settings)

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import sys
+import time
 from contextlib import suppress
 from io import BytesIO, TextIOWrapper
 from itertools import count
@@ -106,9 +107,8 @@ def test_one_seed_gives_both_backends_the_same_start_batches_and_masks(
         train_step, save = module.train_step, Training.save
 
         def record(state, batch, batches=batches, train_step=train_step):
-            arrays = (batch.inputs, batch.lengths, batch.targets, *batch.keep.values())
-            batches.append([None if array is None else array.tobytes() for array in arrays])
-            assert batch.keep
+            arrays = (batch.inputs, batch.targets, batch.keep["layer0"], batch.keep["head"])
+            batches.append([array.tobytes() for array in arrays])
             return train_step(state, batch)
 
         def keep_first(training, best=False, name=name, save=save):
@@ -122,8 +122,11 @@ def test_one_seed_gives_both_backends_the_same_start_batches_and_masks(
         assert train(*argv, "--backend", name, "--out", tmp_path / name).code == 0
         monkeypatch.undo()
         seen[name, "batches"] = batches
-    assert len(seen["torch", "batches"]) == 6
-    assert seen["torch", "batches"] == seen["jax", "batches"]
+    batches = seen["torch", "batches"]
+    assert batches == seen["jax", "batches"]
+    assert len(batches) == 6
+    for kind in range(4):  # every epoch has an order of its own, every step its masks
+        assert batches[0][kind] != batches[2][kind] != batches[4][kind]
     ours, theirs = (loaded(tmp_path / "c", seen[name, "start"]).arrays for name in FRAMEWORKS)
     for name, array in ours.items():
         assert array.tobytes() == theirs[name].tobytes(), name
@@ -179,6 +182,7 @@ def test_a_refused_command_writes_nothing(train, numbers, tmp_path, one_backend)
     before, names = files(run), set(os.listdir(tmp_path))
     for changed, code, reason in (
         (["--out", run], 2, "already holds a run"),
+        (["--out", run, "--data_path", "absent"], 2, "already holds a run"),  # before data are read
         (["--out", numbers], 5, "cannot be made"),
         (["--out", tmp_path / "absent" / "run"], 5, "cannot be made"),
         (["--out", tmp_path / "new", "--target", "z"], 2, 'no column is named "z"'),
@@ -333,6 +337,7 @@ def test_a_terminal_that_was_closed_does_not_end_the_run(
 
     def hang_up(directory, entry):
         terminal.gone = True
+        time.sleep(0.2)  # until the bar is due to be drawn again
         add_metrics(directory, entry)
 
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -395,6 +400,12 @@ def test_names_that_stdout_cannot_write_are_escaped(tmp_path, environment):
         start(ROOT / "train.py", "--data_path", "größe.csv", "--print_config", env=environment)
     )
     assert (shown.code, shown.err) == (0, "")
+    assert shown.out.startswith('data_path: "gr\\')
+
+
+def test_no_file_gets_the_number_of_a_closed_stdout():
+    code = "import os; from experiment.command import run; run(lambda _: os.open('/', os.O_RDONLY))"
+    assert finish(start("-c", code, redirect="<&- >&- 2>&-")).code > 2
 
 
 @pytest.mark.parametrize("name", ["a b.csv", "größe.csv", "new\nline.csv", "-x.csv", "x\udcff.csv"])

@@ -79,6 +79,28 @@ def test_a_second_signal_ends_it_at_once(train, numbers, tmp_path, one_backend):
     assert train("--resume", out).code == 0
 
 
+def test_a_signal_while_the_results_are_computed_loses_nothing(
+    train, numbers, tmp_path, one_backend
+):
+    out = tmp_path / "run"
+    code = SLOW.replace(
+        "run(train.main)",
+        """
+import experiment.conclude
+experiment.conclude.baselines = lambda dataset: slow(print("baselines", flush=True), None)
+run(train.main)""",
+    )
+    argv = (*TINY, "--data_path", numbers, "--backend", one_backend, "--out", out)
+    process = start("-c", code, one_backend, 0.5, *argv)
+    wait_for(process, "baselines")
+    process.send_signal(signal.SIGINT)
+    finished = finish(process)
+    assert (finished.code, finished.err) == (130, "interrupted; nothing was lost\n")
+    assert not (out / "summary.json").exists()
+    assert train("--resume", out).code == 0
+    assert (out / "summary.json").exists()
+
+
 @pytest.mark.parametrize("delay", [0.1, 0.3, 0.6, 1.0])
 def test_a_signal_while_a_command_starts_leaves_nothing(numbers, tmp_path, one_backend, delay):
     argv = ("--data_path", numbers, "--backend", one_backend, "--epochs", 10**6)
