@@ -33,8 +33,8 @@ def main(argv: list[str]) -> int | None:
 
     stop = StopRequest()
     if "resume" in flags:
-        changed = "allow_data_change" in flags
-        training = resume(given, flags["resume"], flags.get("out"), changed, stop.listen)
+        where = (flags["resume"], flags.get("out"))
+        training = resume(given, *where, "allow_data_change" in flags, stop.listen)
     else:
         training = begin(config, flags.get("out"), stop.listen)
     for note in training.dataset.notes:

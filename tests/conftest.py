@@ -138,7 +138,7 @@ def series(rows: int, label: Callable[[float], object]) -> str:
 
 @pytest.fixture
 def numbers(tmp_path: Path) -> Path:
-    """A CSV to regress on, 20 rows: 13 to train on, 4 to validate, 3 to test."""
+    """A CSV to regress on, 20 rows: 14 to train on, 3 to validate, 3 to test."""
     path = tmp_path / "numbers.csv"
     path.write_text(series(20, lambda last: round(2 * last + 0.05, 2)))
     return path

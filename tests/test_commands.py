@@ -435,3 +435,53 @@ def test_on_a_real_terminal_the_bar_is_drawn(numbers, tmp_path, one_backend):
             shown += os.read(leader, 4096)
     os.close(leader)
     assert "epoch 3/3: 100%" in shown.decode()
+
+
+@pytest.mark.parametrize(
+    ("option", "steps"),
+    [
+        (["--batch_size", 1000], 1),
+        (["--batch_size", 13], 2),  # the last batch has one row
+        (["--batch_size", 1], 14),
+        (["--valid_fraction", 0], 3),
+        (["--test_fraction", 0.8], 1),
+    ],
+)
+def test_awkward_sizes_work(train, numbers, tmp_path, one_backend, option, steps):
+    out = tmp_path / "run"
+    argv = (*TINY, "--data_path", numbers, "--backend", one_backend, *option)
+    finished = train(*argv, "--out", out)
+    assert finished.code == 0, finished.err
+    assert checkpoint.load(out / LAST).progress.step == 3 * steps
+    judge = "training" if "--valid_fraction" in option else "validation"
+    assert finished.out.splitlines()[-2].endswith(f"by {judge} loss")
+
+
+@pytest.mark.parametrize("text", ["5.5", "1e-30"])
+def test_what_is_constant_trains_without_nan(train, tmp_path, backend, text):
+    path, out = tmp_path / "constant.csv", tmp_path / "run"
+    path.write_text("t0,t1,y\n" + f"1,2,{text}\n" * 20)
+    argv = (*TINY, "--task", "regression", "--data_path", path, "--backend", backend)
+    finished = train(*argv, "--out", out)
+    assert finished.code == 0, finished.err
+    assert "constant" in finished.out
+    text = (out / "summary.json").read_text() + (out / METRICS).read_text()
+    assert "nan" not in text.lower()
+
+
+def test_the_number_of_threads_changes_no_more_than_rounding(train, numbers, tmp_path):
+    installed("torch")
+    import torch
+
+    before, weights = torch.get_num_threads(), []
+    argv = (*TINY, "--data_path", numbers, "--backend", "torch")
+    try:
+        for threads in (1, 2):
+            out = tmp_path / f"{threads}"
+            assert train(*argv, "--threads", threads, "--out", out).code == 0
+            assert torch.get_num_threads() == threads
+            weights.append(checkpoint.load(out / LAST).arrays)
+    finally:
+        torch.set_num_threads(before)
+    for name, array in weights[0].items():
+        np.testing.assert_allclose(array, weights[1][name], rtol=0, atol=1e-6, err_msg=name)
