@@ -11,7 +11,8 @@ from data.batching import Part
 from data.dataset import Dataset
 from experiment import metrics
 
-MOST_ROWS = 10_000  # of the training part; a baseline takes seconds, not minutes
+# Of the training part: a baseline takes seconds and no more memory than its model.
+MOST_ROWS, MOST_VALUES = 10_000, 10_000_000
 
 
 def flat_rows(part: Part, steps: int, rows: np.ndarray) -> np.ndarray:
@@ -26,8 +27,9 @@ def baselines(dataset: Dataset) -> dict[str, dict[str, float]]:
     from sklearn.linear_model import LogisticRegression, Ridge
 
     train, test, known = dataset.train, dataset.test, dataset.test_known
-    rows = train.rows[:: -(-len(train) // MOST_ROWS)]
-    steps = train.inputs.shape[1]
+    steps, width = train.inputs.shape[1:]
+    most = max(2, min(MOST_ROWS, MOST_VALUES // (steps * width)))
+    rows = train.rows[:: -(-len(train) // most)]
     x, x_test = flat_rows(train, steps, rows), flat_rows(test, steps, test.rows)
     y = train.targets[rows]
     results = {}

@@ -58,10 +58,11 @@ def predict(config: PredictConfig) -> Report:
     meaning, run = stored.meaning, stored.config
     if config.attention and run.model != "lstm_attention":
         raise ConfigError(
-            f"--attention: the model {run.model} has no attention; --model lstm_attention has"
+            f"--attention: the model {run.model} has no attention; leave it out, or train "
+            "--model lstm_attention"
         )
-    backend = load_backend(config.backend or run.backend)
     sequences = read_sequences(config.data_path, run, meaning.layout, need_targets=False)
+    backend = load_backend(config.backend or run.backend)
     execution = Execution(
         **subset(Execution, run) | {"device": config.device, "threads": config.threads}
     )

@@ -37,6 +37,8 @@ def begin(config: RunConfig, out: str | None, listen: Callable[[], None]) -> Tra
       CheckpointError: the checkpoint of --init is.
       OutputError: the directory cannot be made.
     """
+    if out == "":
+        raise ConfigError("--out: is empty; name a directory, or leave it out")
     if out is not None:
         refuse_run(Path(out))
     dataset = load_dataset(config, config.dtype, config.seed)

@@ -183,6 +183,7 @@ def test_a_refused_command_writes_nothing(train, numbers, tmp_path, one_backend)
     for changed, code, reason in (
         (["--out", run], 2, "already holds a run"),
         (["--out", run, "--data_path", "absent"], 2, "already holds a run"),  # before data are read
+        (["--out", ""], 2, "--out: is empty"),
         (["--out", numbers], 5, "cannot be made"),
         (["--out", tmp_path / "absent" / "run"], 5, "cannot be made"),
         (["--out", tmp_path / "new", "--target", "z"], 2, 'no column is named "z"'),

@@ -108,6 +108,20 @@ def test_a_class_that_no_training_row_has_gets_no_chance(tmp_path):
     assert np.isfinite([value for row in found.values() for value in row.values()]).all()
 
 
+def test_a_large_training_part_is_thinned_out_evenly(tmp_path, monkeypatch):
+    path = tmp_path / "rows.csv"
+    path.write_text(series(60, lambda last: round(3 * last + 7, 2)))
+    dataset = load_dataset(RunConfig(data_path=str(path)), "float64", 0)
+    train, test, restore = dataset.train, dataset.test, dataset.meaning.scaling.restore
+    for name, most, step in (("MOST_ROWS", 20, 3), ("MOST_VALUES", 50, 5)):  # of 43 rows of 5
+        monkeypatch.setattr(f"experiment.baselines.{name}", most)
+        rows = train.rows[::step]
+        model = Ridge().fit(train.inputs[rows][..., 0], train.targets[rows])
+        guess = restore(model.predict(test.inputs[test.rows][..., 0]).reshape(-1, 1))
+        expected = oracle.mean_squared_error(dataset.test_known.targets, guess)
+        assert baselines(dataset)["ridge"]["mse"] == pytest.approx(expected)
+
+
 def test_a_forecast_is_compared_with_persistence(tmp_path):
     path = tmp_path / "series.csv"
     path.write_text("x,y\n" + "".join(f"{n % 7},{n}\n" for n in range(40)))
