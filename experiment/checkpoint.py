@@ -178,8 +178,9 @@ def meaning_of(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> M
     """Build what the data mean to the model; raise where its parts do not fit together."""
     parts, classes = record["layout"], tuple(record["classes"])
     features, targets = tuple(parts["features"]), tuple(parts["targets"])
-    layout = Layout(features, targets, parts["steps"], parts["header"])
-    if not all(isinstance(text, str) for text in (*classes, *features, *targets)):
+    columns = None if parts["columns"] is None else tuple(parts["columns"])
+    layout = Layout(features, targets, parts["steps"], parts["header"], columns)
+    if not all(isinstance(text, str) for text in (*classes, *features, *targets, *(columns or ()))):
         raise ValueError("a class or a column is not text")
     if not (isinstance(layout.steps, int) and isinstance(layout.header, bool)):
         raise ValueError("steps is no whole number, or header not true or false")

@@ -10,10 +10,10 @@ import train
 from experiment import checkpoint
 from parity_tests.compare import relative_error
 
-EPOCHS = 4
+EPOCHS = 8
 OPTIONS = [
     "--hidden_size=4", "--num_layers=2", "--bidirectional", "--dropout=0.2", "--batch_size=5",
-    "--schedule=cosine", "--warmup_steps=3", "--dtype=float64", f"--epochs={EPOCHS}",
+    "--lr=0.1", "--schedule=cosine", "--warmup_steps=3", "--dtype=float64", f"--epochs={EPOCHS}",
 ]  # fmt: skip
 
 
