@@ -1,0 +1,73 @@
+"""How far the two backends and the NumPy reference are from each other in float64.
+
+    python -m parity_tests.float64
+
+prints the largest normwise relative error of each model over all its cases, and of each training
+run over all its steps.
+"""
+
+from collections.abc import Iterable
+from functools import partial
+
+import jax_impl
+import torch_impl
+from parity_tests.cases import CASES, Case
+from parity_tests.compare import Arrays, in_jax, in_torch, relative_error
+from parity_tests.test_models import reference_of, run_jax, run_torch
+from parity_tests.test_training import RUNS, STEPS, walk
+
+
+def largest(found: Arrays, expected: Arrays, names: Iterable[str]) -> float:
+    """Return the largest relative error among some arrays."""
+    return max(relative_error(found[name], expected[name]) for name in names)
+
+
+def errors(case: Case, layers: str) -> dict[tuple[str, bool], float]:
+    """Return the error of each pair, apart for outputs (False) and gradients (True)."""
+    sides = {
+        "torch": in_torch(
+            partial(run_torch, case, getattr(torch_impl, layers)), case.leaves, case.cotangents
+        ),
+        "JAX": in_jax(
+            partial(run_jax, case, getattr(jax_impl, layers)), case.leaves, case.cotangents
+        ),
+        "NumPy": reference_of(case),
+    }
+    found = {}
+    for first, second in (("torch", "JAX"), ("torch", "NumPy"), ("JAX", "NumPy")):
+        for gradients in (False, True):
+            names = [name for name in sides[first] if name.startswith("d ") == gradients]
+            found[f"{first}, {second}", gradients] = largest(sides[first], sides[second], names)
+    return found
+
+
+def drift(run: str) -> tuple[float, float]:
+    """Return the largest error of a loss, and of an array of weights or moments, over a run."""
+    losses, arrays = [], []
+    walks = (walk(backend, *RUNS[run]) for backend in (torch_impl, jax_impl))
+    for (in_t, arrays_t), (in_j, arrays_j) in zip(*walks, strict=True):
+        losses.append(relative_error(in_t.loss, in_j.loss))
+        arrays.append(largest(arrays_t, arrays_j, arrays_j))
+    return max(losses), max(arrays)
+
+
+def main() -> None:
+    print("| model | cases | compared | outputs | gradients |\n|---|---|---|---|---|")
+    for model in dict.fromkeys(case.model for case in CASES):
+        cases = [case for case in CASES if case.model == model]
+        found = [errors(case, layers) for case in cases for layers in ("recurrent", "fast")]
+        for pair in dict.fromkeys(pair for pair, _ in found[0]):
+            most = [max(error[pair, gradients] for error in found) for gradients in (False, True)]
+            print(
+                f"| {model} | {len(cases)} | {pair} | {most[0]:.1e} | {most[1]:.1e} |", flush=True
+            )
+    print(f"\n| {STEPS} training steps | losses | weights and moments |\n|---|---|---|")
+    for run in RUNS:
+        print("| {} | {:.1e} | {:.1e} |".format(run, *drift(run)), flush=True)
+
+
+if __name__ == "__main__":
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    main()
