@@ -24,37 +24,37 @@ class ParamSpec(NamedTuple):
     bound: float
 
 
-def cell_schema(cell: str, inputs: int, hidden: int) -> dict[str, ParamSpec]:
+def cell_schema(cell: str, input_size: int, hidden_size: int) -> dict[str, ParamSpec]:
     """Return the parameters of one recurrent cell."""
-    rows, bound = GATES[cell] * hidden, hidden**-0.5
+    rows, bound = GATES[cell] * hidden_size, hidden_size**-0.5
     return {
-        "weight_ih": ParamSpec((rows, inputs), bound),
-        "weight_hh": ParamSpec((rows, hidden), bound),
+        "weight_ih": ParamSpec((rows, input_size), bound),
+        "weight_hh": ParamSpec((rows, hidden_size), bound),
         "bias_ih": ParamSpec((rows,), bound),
         "bias_hh": ParamSpec((rows,), bound),
     }
 
 
 def recurrent_schema(
-    cell: str, inputs: int, hidden: int, layers: int, bidirectional: bool
+    cell: str, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool
 ) -> dict[str, ParamSpec]:
     """Return the parameters of torch.nn.RNN or torch.nn.LSTM, in its order and initialisation."""
     directions = ("", "_reverse") if bidirectional else ("",)
     schema = {}
-    for layer in range(layers):
-        width = inputs if layer == 0 else len(directions) * hidden
+    for layer in range(num_layers):
+        width = input_size if layer == 0 else len(directions) * hidden_size
         for direction in directions:
-            for name, spec in cell_schema(cell, width, hidden).items():
+            for name, spec in cell_schema(cell, width, hidden_size).items():
                 schema[f"{name}_l{layer}{direction}"] = spec
     return schema
 
 
-def attention_schema(query: int, keys: int, hidden: int) -> dict[str, ParamSpec]:
+def attention_schema(query_size: int, key_size: int, hidden_size: int) -> dict[str, ParamSpec]:
     """Return the parameters of additive attention."""
     return {
-        "W_a": ParamSpec((hidden, query), query**-0.5),
-        "U_a": ParamSpec((hidden, keys), keys**-0.5),
-        "v_a": ParamSpec((hidden,), hidden**-0.5),
+        "W_a": ParamSpec((hidden_size, query_size), query_size**-0.5),
+        "U_a": ParamSpec((hidden_size, key_size), key_size**-0.5),
+        "v_a": ParamSpec((hidden_size,), hidden_size**-0.5),
     }
 
 

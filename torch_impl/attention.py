@@ -31,9 +31,9 @@ class AdditiveAttention(nn.Module):
     Source: Bahdanau, Cho & Bengio (2015), appendix A.1.2.
     """
 
-    def __init__(self, query: int, keys: int, hidden: int):
+    def __init__(self, query_size: int, key_size: int, hidden_size: int):
         super().__init__()
-        add_parameters(self, attention_schema(query, keys, hidden))
+        add_parameters(self, attention_schema(query_size, key_size, hidden_size))
 
     def forward(
         self,

@@ -28,10 +28,10 @@ class RNNCell(nn.Module):
     Source: Elman (1990), "Finding Structure in Time".
     """
 
-    def __init__(self, inputs: int, hidden: int, nonlinearity: str = "tanh"):
+    def __init__(self, input_size: int, hidden_size: int, nonlinearity: str = "tanh"):
         super().__init__()
         self.nonlinearity = nonlinearity
-        add_parameters(self, cell_schema("rnn", inputs, hidden))
+        add_parameters(self, cell_schema("rnn", input_size, hidden_size))
 
     def forward(self, x: Float[Tensor, "B D"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         from_input = x @ self.weight_ih.T + self.bias_ih
@@ -51,9 +51,9 @@ class LSTMCell(nn.Module):
     Source: Gers, Schmidhuber & Cummins (2000), without peepholes.
     """
 
-    def __init__(self, inputs: int, hidden: int):
+    def __init__(self, input_size: int, hidden_size: int):
         super().__init__()
-        add_parameters(self, cell_schema("lstm", inputs, hidden))
+        add_parameters(self, cell_schema("lstm", input_size, hidden_size))
 
     def forward(self, x: Float[Tensor, "B D"], state: LSTMState) -> LSTMState:
         h, c = state

@@ -127,16 +127,18 @@ class RNN(nn.Module):
 
     def __init__(
         self,
-        inputs: int,
-        hidden: int,
-        layers: int = 1,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
         bidirectional: bool = False,
         dropout: float = 0.0,
         nonlinearity: str = "tanh",
     ):
         super().__init__()
         self.dropout, self.nonlinearity = dropout, nonlinearity
-        add_parameters(self, recurrent_schema("rnn", inputs, hidden, layers, bidirectional))
+        add_parameters(
+            self, recurrent_schema("rnn", input_size, hidden_size, num_layers, bidirectional)
+        )
 
     def forward(
         self,
@@ -172,15 +174,17 @@ class LSTM(nn.Module):
 
     def __init__(
         self,
-        inputs: int,
-        hidden: int,
-        layers: int = 1,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
         bidirectional: bool = False,
         dropout: float = 0.0,
     ):
         super().__init__()
         self.dropout = dropout
-        add_parameters(self, recurrent_schema("lstm", inputs, hidden, layers, bidirectional))
+        add_parameters(
+            self, recurrent_schema("lstm", input_size, hidden_size, num_layers, bidirectional)
+        )
 
     def forward(
         self,

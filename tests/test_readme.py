@@ -1,0 +1,38 @@
+"""What the README shows exists and runs."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import ROOT, installed
+
+README = (ROOT / "README.md").read_text()
+
+
+def test_its_python_runs():
+    for name in ("torch", "jax"):
+        installed(name)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=300)
+
+
+@pytest.mark.parametrize("command", ["train.py", "predict.py"])
+def test_its_commands_have_these_flags(command):
+    help_text = subprocess.run(
+        [sys.executable, command, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    lines = re.findall(rf"python {command} ([^`\n]*)", README)
+    assert lines
+    for line in lines:
+        for flag in re.findall(r"--\w+", line):
+            assert f"  {flag}" in help_text, line
+
+
+def test_its_make_targets_and_files_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z][\w-]*)", README):
+        assert f"\n{target}:" in makefile, target
+    for path in re.findall(r"[\w./]+/[\w.]*\.(?:py|png|txt|md)", README):
+        assert (ROOT / path).exists(), path
