@@ -1,0 +1,1 @@
+"""What is saved, and what an exported program still accepts."""

@@ -1,0 +1,1 @@
+"""Indices, shapes and element types."""

@@ -1,0 +1,142 @@
+"""Every entry of the atlas does what it says, on both sides, and so does its advice."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from parity.differences import DIFFERENCES, GROUPS
+from parity.differences.entry import as_pasted, body, close, run
+from parity.differences.expect import Between, Outcome, Raises, Warns, equal, meets
+from parity.differences.render import COMMAND, DOCUMENT, document, entry
+
+MEDIAN = DIFFERENCES["median_of_an_even_number"]
+INJECTED = {
+    "adam_eps_inside",
+    "adamw_decay_default",
+    "clip_eps",
+    "dropout_unscaled",
+    "float32_inside",
+    "gelu_tanh",
+    "gru_reset_before",
+    "l2_loss_half",
+    "layernorm_eps",
+    "layernorm_fast_variance",
+    "mask_sense",
+    "momentum_dampening",
+    "padding_in_mean",
+    "rmsprop_eps_inside",
+    "two_biases_as_one",
+}
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_difference_is_as_recorded(name):
+    problems = DIFFERENCES[name].problems()
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_difference_is_short_and_sourced(name):
+    item = DIFFERENCES[name]
+    snippets = [item.in_torch, item.in_jax] + ([item.same] if item.same else [])
+    for snippet in snippets:
+        assert len(body(snippet).splitlines()) <= 10, snippet
+    assert item.source
+    assert item.instead.endswith(".")
+    assert f'id="{name}"' in entry(item)
+
+
+def test_document_is_fresh():
+    assert DOCUMENT.read_text() == document(), f"stale: run {COMMAND}"
+
+
+def test_groups_are_filled():
+    assert {item.group for item in DIFFERENCES.values()} == set(GROUPS)
+
+
+def test_inject_names():
+    names = [item.inject for item in DIFFERENCES.values() if item.inject]
+    assert sorted(names) == sorted(INJECTED)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"torch_gives": 2.1}, ["torch changed", "expected 2.1", "seen     2.0", "jax "]),
+        ({"jax_gives": Raises("TypeError")}, ["jax changed", "seen     2.5"]),
+        ({"in_jax": MEDIAN.in_torch}, ["jax changed", "no longer differ"]),
+        ({"same": lambda: (1.0, 1.1)}, ["not the same", "1.1"]),
+        ({"same": lambda: (1.0, float("nan"))}, ["not the same", "nan"]),
+    ],
+)
+def test_a_changed_behaviour_is_told(change, words):
+    problems = "\n".join(dataclasses.replace(MEDIAN, **change).problems())
+    for word in ["median_of_an_even_number", *words]:
+        assert word in problems
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("expected", "value", "met"),
+    [
+        (0.0, 1e-12, False),
+        (1.0, 1.001, True),
+        (1.0, 1.003, False),
+        (3, 3.001, False),
+        (NAN, NAN, True),
+        (NAN, 0.0, False),
+        (0.0, NAN, False),
+        (float("inf"), 1e308, False),
+        ((1.0, NAN), (1.0, NAN), True),
+        ((1.0, NAN), (NAN, 1.0), False),
+        ((1.0,), 1.0, False),
+        (True, 1, False),
+        ("int32", "int64", False),
+        (1 + 2j, 1 - 2j, False),
+        (Between(0.5, 0.4, 1.0), 0.9, True),
+        (Between(0.5, 0.4, 1.0), 1.1, False),
+        (Between(0.5, 0.4, 1.0), NAN, False),
+    ],
+)
+def test_equal(expected, value, met):
+    assert equal(expected, value) is met
+
+
+def test_errors_and_warnings_are_part_of_what_is_expected():
+    raised = Outcome(error=IndexError("index 5 is out of bounds"))
+    assert meets(Raises("IndexError", "out of bounds"), raised)
+    assert not meets(Raises("IndexError", "size 3"), raised)
+    assert not meets(Raises("KeyError"), raised)
+    assert not meets(Raises("IndexError"), Outcome(5))
+    assert not meets(5, raised)
+    assert not meets(5, Outcome(5, warnings=("careful",)))
+    assert meets(Warns("care", 5), Outcome(5, warnings=("careful",)))
+    assert not meets(Warns("care", 5), Outcome(5))
+    assert not meets(Warns("care", 5), Outcome(6, warnings=("careful",)))
+
+
+def test_between_holds_what_was_recorded():
+    with pytest.raises(ValueError, match="not between"):
+        Between(2.0, 0.4, 1.0)
+
+
+def test_close_compares_nan_and_shape():
+    assert close((1.0, NAN), (1.0 + 1e-9, NAN), 1e-8)
+    assert not close((1.0, NAN), (NAN, 1.0), 1e-8)
+    assert not close((1.0,), 1.0, 1e-8)
+    assert not close((0.0,), (1e-30,), 1e-8)
+
+
+def test_snippets_leave_no_trace():
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), torch.get_default_dtype(), torch.get_num_threads()
+    with as_pasted():
+        torch.set_default_dtype(torch.float16)
+        torch.randn(3)
+    np.testing.assert_array_equal(torch.get_rng_state(), before[0])
+    assert (torch.get_default_dtype(), torch.get_num_threads()) == before[1:]
+    assert run(lambda: torch.randn(2)) == run(lambda: torch.randn(2))
