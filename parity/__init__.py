@@ -1,0 +1,7 @@
+"""The judge: whether, where and why a PyTorch callable and a JAX callable differ."""
+
+from parity.judge import Report, compare
+from parity.measure import Measured
+from parity.weights import WeightsError
+
+__all__ = ["Measured", "Report", "WeightsError", "compare"]

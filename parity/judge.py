@@ -1,0 +1,442 @@
+"""Whether a PyTorch callable and a JAX callable compute the same, array by array.
+
+Both get the same numbers. Each array is held against the truth: of float32 the float64 value, of
+float64 the value in extended precision (`parity.truth`). How far rounding may carry a side from it
+is measured, not guessed: every input and weight is moved by one rounding error, and the tolerance is
+`FACTOR` times what that does to the array. An ill-conditioned model thereby gets a wide tolerance,
+a well-conditioned one a narrow.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+import torch
+from torch import nn
+
+from parity.measure import Measured, distance, same_pattern, ulps
+from parity.sides import (
+    Arrays,
+    Inputs,
+    JaxSide,
+    TorchSide,
+    by_name,
+    draw_cotangents,
+    is_float,
+)
+from parity.truth import exactly
+from parity.weights import Weights
+
+# A sum of n terms and a few library functions of up to 5 ULP stay well below this many times the
+# effect of one rounding; a formula that differs by 1e-7 is 1e6 times above it in float64.
+FACTOR = 64
+MOVE = 2.0**-30  # relative; small enough to be linear, far above float64's rounding
+EXACT_LIMIT = 200_000  # numbers in weights and inputs up to which extended precision takes seconds
+
+
+@dataclass
+class Report:
+    """What a comparison found; `print` shows it, `same` is the answer.
+
+    Attributes:
+      dtype: the comparison's.
+      outputs, gradients: one entry an array, in order.
+      variants: further inputs that were tried (a batch of one, one time step ..) and what came out.
+      notes: what the comparison had to decide.
+    """
+
+    dtype: str
+    outputs: list[Measured]
+    gradients: list[Measured]
+    variants: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def arrays(self) -> list[Measured]:
+        return self.outputs + self.gradients
+
+    @property
+    def same(self) -> bool:
+        """Whether all that was compared agrees, further inputs included."""
+        return all(a.same for a in self.arrays) and not any(
+            text.startswith("differs") for text in self.variants.values()
+        )
+
+    @property
+    def verdict(self) -> str:
+        """The gravest verdict among the arrays."""
+        order = ["they compute different functions", "shapes differ", "NaN or inf on one side"]
+        order += ["dtypes differ", "both are off", "torch is off", "JAX is off"]
+        found = {a.verdict for a in self.arrays}
+        odd = next((n for n, t in self.variants.items() if t.startswith("differs")), None)
+        fallback = f"they differ for {odd}" if odd else "both within rounding"
+        return next((verdict for verdict in order if verdict in found), fallback)
+
+    def __getitem__(self, name: str) -> Measured:
+        for array in self.arrays:
+            if array.name == name:
+                return array
+        raise KeyError(f"no array {name!r}; there are {', '.join(a.name for a in self.arrays)}")
+
+    def __str__(self) -> str:
+        width = max([len(a.name) for a in self.arrays] + [5])
+        lines = [f"{self.verdict} ({self.dtype})"]
+        head = ("array", "rel", "torch", "JAX", "bound", "max ULP", "verdict")
+        lines.append(f"{head[0]:<{width}}  " + "{:>8}{:>9}{:>9}{:>9}{:>10}  {}".format(*head[1:]))
+        for a in self.arrays:
+            lines.append(
+                f"{a.name:<{width}}  {a.rel:>8.1e}{a.torch_rel:>9.1e}{a.jax_rel:>9.1e}"
+                f"{a.tolerance:>9.1e}{a.max_ulp:>10.3g}  {a.verdict}"
+            )
+        lines += [explain(a) for a in self.arrays if not a.same][:5]
+        lines += [f"with {name}: {text}" for name, text in self.variants.items()]
+        return "\n".join(lines + self.notes)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as plain values: {"verdict", "outputs": {name: {...}}, ...}."""
+
+        def plain(arrays):
+            return {a.name: {k: v for k, v in asdict(a).items() if k != "name"} for a in arrays}
+
+        parts = {"outputs": plain(self.outputs), "gradients": plain(self.gradients)}
+        rest = {"variants": self.variants, "notes": self.notes}
+        return {"verdict": self.verdict, "same": self.same, "dtype": self.dtype, **parts, **rest}
+
+    def to_json(self) -> str:
+        return json.dumps(self.as_dict(), indent=2)
+
+
+def explain(a: Measured) -> str:
+    """Say where an array is worst, and what stands there."""
+    at = f"{a.name}{list(a.worst)}" if a.worst else a.name
+    seen = f"torch {a.torch!r}, JAX {a.jax!r}, truth {a.truth!r}"
+    return f"{at}: {a.verdict}: {seen}, {a.max_ulp:.3g} ULP at most" + (
+        f"; {a.note}" if a.note else ""
+    )
+
+
+def compare(
+    torch_model: Callable,
+    jax_fn: Callable,
+    inputs: Inputs,
+    params: Any = None,
+    weights: Weights | str | None = None,
+    dtype: str = "float64",
+    *,
+    truth: Callable | None = None,
+    gradients: bool = True,
+    thorough: bool = True,
+    seed: int = 0,
+) -> Report:
+    """Run both on the same numbers and compare every output and every gradient.
+
+    Args:
+      torch_model: an nn.Module, or a function of tensors.
+      jax_fn: a function of (params, *inputs), or of the inputs alone where there are no params.
+      inputs: NumPy array, sequence of them, or dictionary of keyword arguments.
+      params: tree of JAX parameters. Without `weights` they are used as they are; with it they say
+        which names and shapes the map has to give.
+      weights: how torch's parameters become JAX's (see `parity.weights`); "equal" for equal names.
+      dtype: "float64" or "float32".
+      truth: function of the inputs (NumPy, in extended precision) that says what is right. None: the
+        JAX function itself in more precision, which cannot tell who is wrong when the two
+        compute different functions.
+      gradients: whether to pull random cotangents back through both.
+      thorough: also try a batch of one, one time step, no row, and memory that is not contiguous.
+
+    Raises:
+      WeightsError: the parameters do not fit together.
+    """
+    torch_side, jax_side = sides(torch_model, jax_fn, inputs, params, weights)
+    report = judge(torch_side, jax_side, dtype, truth, gradients, seed)
+    if thorough:
+        report.variants = variants(torch_side, jax_side, dtype, seed)
+    return report
+
+
+def sides(
+    torch_model: Callable,
+    jax_fn: Callable,
+    inputs: Inputs,
+    params: Any,
+    weights: Weights | str | None,
+) -> tuple[TorchSide, JaxSide]:
+    """Make both sides."""
+    torch_side = TorchSide(torch_model, inputs)
+    optional = frozenset(set(torch_side.arrays) - torch_side.parameters)
+    jax_side = JaxSide(jax_fn, inputs, params, weights, torch_side.arrays, optional)
+    return torch_side, jax_side
+
+
+def judge(
+    torch_side: TorchSide,
+    jax_side: JaxSide,
+    dtype: str,
+    truth: Callable | None,
+    gradients: bool,
+    seed: int,
+) -> Report:
+    """Compare on one set of inputs."""
+    notes = []
+    outputs64 = torch_side.run("float64")[0]
+    shared, trouble = match(outputs64, jax_side.run("float64")[0])
+    cotangents = draw_cotangents({n: outputs64[n] for n in shared}, seed) if gradients else None
+    to_jax = {shared[n]: c for n, c in cotangents.items()} if cotangents is not None else None
+
+    def both(dtype):
+        in_t, in_j = torch_side.run(dtype, cotangents), jax_side.run(dtype, to_jax)
+        return merged(in_t, {n: n for n in shared}), merged(in_j, {j: t for t, j in shared.items()})
+
+    wide_t, wide_j = both("float64")
+    found_t, found_j = (wide_t, wide_j) if dtype == "float64" else both(dtype)
+    moved = merged(responses(jax_side, to_jax), {j: t for t, j in shared.items()})
+    exact = exact_values(jax_side, to_jax, shared, truth) if dtype == "float64" or truth else {}
+    apart = sorted((set(found_t) ^ set(found_j)) - set(trouble))
+    if apart:
+        notes.append(f"not compared, as only one side has it: {', '.join(apart)}")
+    names = [n for n in found_t if n in found_j]
+    measured = [
+        measure(
+            *(n, dtype, found_t[n], found_j[n], wide_t[n], wide_j[n]),
+            *(exact.get(n), moved.get(n, 0.0), truth is not None),
+        )
+        for n in names
+    ]
+    return Report(
+        dtype,
+        [m for m in measured if not m.name.startswith("d ")]
+        + [Measured(n, "shapes differ", note=text) for n, text in trouble.items()],
+        [m for m in measured if m.name.startswith("d ")],
+        notes=notes,
+    )
+
+
+def match(in_t: Arrays, in_j: Arrays) -> tuple[dict[str, str], dict[str, str]]:
+    """Pair the outputs by name, or by order where the names differ; and say which do not fit."""
+    if set(in_t) == set(in_j):
+        pairs = {n: n for n in in_t}
+    elif len(in_t) == len(in_j):
+        pairs = dict(zip(in_t, in_j, strict=True))
+    else:
+        raise ValueError(f"torch returns {list(in_t)}, JAX {list(in_j)}: return the same on both")
+    trouble = {
+        t: f"torch {in_t[t].shape}, JAX {in_j[j].shape}"
+        for t, j in pairs.items()
+        if in_t[t].shape != in_j[j].shape
+    }
+    return {t: j for t, j in pairs.items() if t not in trouble}, trouble
+
+
+def merged(found: tuple[Arrays, Arrays], names: Mapping[str, str]) -> Arrays:
+    """Put outputs, renamed, and gradients, as "d NAME", into one dictionary."""
+    outputs = {names[n]: found[0][n] for n in found[0] if n in names}
+    return outputs | {f"d {n}": x for n, x in found[1].items()}
+
+
+def responses(
+    side: JaxSide, cotangents: Arrays | None = None, inputs: Arrays | None = None
+) -> tuple[Arrays, Arrays]:
+    """Return how many times its size each array moves when all numbers move by a relative 1.
+
+    Measured with random signs on every number, twice; the larger counts.
+    """
+    inputs = inputs or by_name(side.inputs)
+    still = side.run("float64", cotangents, inputs=inputs)
+    worst = tuple(dict.fromkeys(part, 0.0) for part in still)
+    for seed in (1, 2):
+        draw = np.random.default_rng(seed)
+
+        def move(arrays, draw=draw):
+            return {
+                n: x * (1 + MOVE * draw.choice([-1.0, 1.0], np.shape(x))) if is_float(x) else x
+                for n, x in arrays.items()
+            }
+
+        moved = side.run("float64", cotangents, move(side.leaves), move(inputs))
+        for largest, now, before in zip(worst, moved, still, strict=True):
+            for n in largest:
+                largest[n] = max(largest[n], distance(now[n], before[n]) / MOVE)
+    return worst
+
+
+def exact_values(
+    side: JaxSide, cotangents: Arrays | None, shared: Mapping[str, str], truth: Callable | None
+) -> dict[str, np.ndarray]:
+    """Return the truth of what can be known: the user's, or JAX's in extended precision."""
+    from parity.sides import call, flat
+
+    if truth is not None:
+        values = {
+            n: x.astype(np.longdouble) if is_float(x) else x
+            for n, x in by_name(side.inputs).items()
+        }
+        found = flat(call(truth, side.inputs, values))
+        return dict(zip(shared, found.values(), strict=True))
+    sizes = [np.size(x) for part in (side.leaves, by_name(side.inputs)) for x in part.values()]
+    if sum(sizes) > EXACT_LIMIT:
+        return {}
+    with jax.enable_x64(True):
+        function, floats = side.prepare("float64")
+        names = {j: t for t, j in shared.items()}
+        try:
+            if cotangents is None:
+                return merged((exactly(function, *floats), {}), names)
+            outputs, grads = exactly(side.pull(function), cotangents, *floats)
+        except (NotImplementedError, TypeError, ValueError):
+            return {}  # an operation that has no form in extended precision
+    return merged((outputs, {**grads[0], **grads[1]}), names)
+
+
+def measure(
+    name: str,
+    dtype: str,
+    in_t: np.ndarray,
+    in_j: np.ndarray,
+    wide_t: np.ndarray,
+    wide_j: np.ndarray,
+    exact: np.ndarray | None,
+    response: float,
+    given: bool,
+) -> Measured:
+    """Judge one array.
+
+    `wide` is its float64 value on each side, `exact` the truth if known, `given` whether it is the
+    user's and not JAX's own.
+    """
+    common = {"name": name, "shape": in_t.shape, "dtype": dtype}
+    if in_t.shape != in_j.shape:
+        return Measured(verdict="shapes differ", note=f"{in_t.shape}, {in_j.shape}", **common)
+    if not is_float(in_t) or not is_float(in_j):
+        equal = np.array_equal(in_t, in_j)
+        verdict = "both within rounding" if equal else "they compute different functions"
+        if is_float(in_t) != is_float(in_j):
+            verdict = "dtypes differ"
+        return Measured(verdict=verdict, note=f"{in_t.dtype}, {in_j.dtype}", **common)
+    truth = np.asarray(exact if exact is not None else (wide_t + wide_j) / 2, np.longdouble)
+    rounding = {d: FACTOR * np.finfo(d).eps * max(response, 1.0) for d in ("float32", "float64")}
+    agree = distance(wide_t, wide_j) <= 2 * rounding["float64"]
+    bound = rounding[dtype]
+    off_t, off_j = (distance(x, truth) for x in (in_t, in_j))
+    counted = ulps(in_t.astype(dtype), in_j.astype(dtype))
+    gap = np.abs(in_t.astype(float) - in_j.astype(float))
+    gap = np.where(np.isnan(in_t) != np.isnan(in_j), np.inf, np.nan_to_num(gap, nan=0.0))
+    worst = tuple(int(i) for i in np.unravel_index(np.argmax(gap), gap.shape)) if gap.size else ()
+    if not same_pattern(in_t, in_j):
+        verdict = "NaN or inf on one side"
+    elif agree or exact is not None:
+        states = {
+            (True, True): "both within rounding",
+            (False, True): "torch is off",
+            (True, False): "JAX is off",
+            (False, False): "both are off",
+        }
+        verdict = states[off_t <= bound, off_j <= bound]
+        if not agree and off_t > bound and not given:
+            verdict = "they compute different functions"  # of which one alone knows its truth
+    else:
+        verdict = "they compute different functions"
+    if in_t.dtype != in_j.dtype and verdict == "both within rounding":
+        verdict = "dtypes differ"
+    picked = [float(x[worst]) if worst or x.ndim == 0 else 0.0 for x in (in_t, in_j, truth)]
+    return Measured(
+        verdict=verdict,
+        rel=distance(in_t, in_j, truth),
+        max_ulp=float(counted.max(initial=0)),
+        mean_ulp=float(counted.mean()) if counted.size else 0.0,
+        worst=worst,
+        torch=picked[0],
+        jax=picked[1],
+        truth=picked[2],
+        torch_rel=off_t,
+        jax_rel=off_j,
+        tolerance=bound,
+        note=f"{in_t.dtype}, {in_j.dtype}" if in_t.dtype != in_j.dtype else "",
+        **common,
+    )
+
+
+def variants(torch_side: TorchSide, jax_side: JaxSide, dtype: str, seed: int) -> dict[str, str]:
+    """Compare on further inputs, outputs only; say what came out of each."""
+    inputs = by_name(torch_side.inputs)
+    rows = {x.shape[0] for x in inputs.values() if x.ndim}
+    steps = {x.shape[1] for x in inputs.values() if x.ndim > 2 and is_float(x)}
+    cut: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+    if len(rows) == 1:
+        size = rows.pop()
+        cut = {"a batch of 1": lambda x: x[:1], "no rows": lambda x: x[:0]}
+        cut = {n: c for n, c in cut.items() if size > 1}
+    if len(steps) == 1 and all(is_float(x) for x in inputs.values()):
+        (T,) = steps
+        cut["one step"] = lambda x: x[:, :1] if x.ndim > 2 and x.shape[1] == T else x
+    found = {}
+    for name, change in cut.items():
+        changed = {n: change(x) if x.ndim else x for n, x in inputs.items()}
+        found[name] = attempt(torch_side, jax_side, dtype, changed)
+    found["memory that is not contiguous"] = attempt(
+        torch_side, jax_side, dtype, inputs, layout=scattered
+    )
+    if isinstance(torch_side.model, nn.Module):
+        found |= other_mode(torch_side, dtype)
+    return found
+
+
+def scattered(tensor: Any) -> Any:
+    """Return an equal tensor whose elements do not lie side by side."""
+    return tensor.repeat_interleave(2, dim=-1)[..., ::2] if tensor.ndim else tensor
+
+
+def attempt(
+    torch_side: TorchSide,
+    jax_side: JaxSide,
+    dtype: str,
+    inputs: Arrays,
+    layout: Callable = lambda t: t,
+) -> str:
+    """Compare outputs on some inputs, and say what came out."""
+    results: list[Any] = []
+    for run in (
+        lambda: torch_side.run(dtype, inputs=inputs, layout=layout)[0],
+        lambda: jax_side.run(dtype, inputs=inputs)[0],
+    ):
+        try:
+            results.append(list(run().values()))
+        except Exception as error:
+            results.append(f"{type(error).__name__}: {str(error).splitlines()[0]:.80}")
+    in_t, in_j = results
+    refused = [
+        f"{side} refuses ({r})"
+        for side, r in (("torch", in_t), ("JAX", in_j))
+        if isinstance(r, str)
+    ]
+    if refused:
+        return "; ".join(refused)
+    worst = 0.0
+    for x, y in zip(in_t, in_j, strict=True):
+        if x.shape != y.shape:
+            return f"differs: torch {x.shape}, JAX {y.shape}"
+        if not same_pattern(x.astype(float), y.astype(float)):
+            return "differs: NaN or inf on one side"
+        worst = max(worst, distance(x, y))
+    response = max(1.0, *responses(jax_side, inputs=inputs)[0].values(), 0.0)
+    bound = 2 * FACTOR * np.finfo(dtype).eps * response
+    return f"same, rel {worst:.1e}" if worst <= bound else f"differs: {worst:.1e} > {bound:.1e}"
+
+
+def other_mode(side: TorchSide, dtype: str) -> dict[str, str]:
+    """Say what torch's own output does in the mode, train or eval, that was not compared."""
+    model = side.model
+    given, other = ("train", "eval") if model.training else ("eval", "train")
+    state = torch.get_rng_state()
+    before = side.run(dtype)[0]
+    model.train(not model.training)
+    try:
+        after = side.run(dtype)[0]
+    finally:
+        model.train(not model.training)
+        torch.set_rng_state(state)
+    gap = max([distance(after[n], before[n]) for n in before] + [0.0])
+    text = f"torch differs by {gap:.1e} from its {given} mode, which is the one compared"
+    return {f"{other} mode": text if gap > np.finfo(dtype).eps * FACTOR else "same as in the other"}
