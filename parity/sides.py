@@ -144,8 +144,9 @@ class TorchSide:
             if getattr(found[n], "requires_grad", False)
         ]
         wanted = {n: leaf for n, leaf in leaves.items() if leaf.requires_grad}
-        gradients = {n: np.zeros(leaf.shape) for n, leaf in wanted.items()}
-        if tensors and wanted:
+        gradients = {}
+        if tensors and wanted:  # else what torch returns has none, as after an optimiser's step
+            gradients = {n: np.zeros(leaf.shape) for n, leaf in wanted.items()}
             grads = torch.autograd.grad(tensors, list(wanted.values()), pulled, allow_unused=True)
             gradients |= {
                 n: numpy_of(g) for n, g in zip(wanted, grads, strict=True) if g is not None

@@ -152,13 +152,13 @@ def ratios(found: dict[str, tuple[float, float]]) -> dict[str, tuple[float, floa
 
 def main() -> None:
     head = ("case", "implementation", "outputs", "ratio", "gradients", "ratio")
-    print("{:<24}{:<18}{:>10}{:>7}{:>11}{:>7}".format(*head))
+    print("{:<26}{:<18}{:>10}{:>7}{:>11}{:>7}".format(*head))
     for case in CASES:
         found = errors(case)
         factors = ratios(found)
         for name, (outputs, gradients) in found.items():
             a, b = (f"{x:.2f}" for x in factors[name]) if name in factors else ("", "")
-            print(f"{case!s:<24}{name:<18}{outputs:>10.1e}{a:>7}{gradients:>11.1e}{b:>7}")
+            print(f"{case!s:<26}{name:<18}{outputs:>10.1e}{a:>7}{gradients:>11.1e}{b:>7}")
 
 
 if __name__ == "__main__":
