@@ -84,8 +84,8 @@ NAN = float("nan")
     ("expected", "value", "met"),
     [
         (0.0, 1e-12, False),
-        (1.0, 1.001, True),
-        (1.0, 1.003, False),
+        (1.0, 1.00005, True),
+        (1.0, 1.0002, False),
         (3, 3.001, False),
         (NAN, NAN, True),
         (NAN, 0.0, False),

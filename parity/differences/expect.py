@@ -1,7 +1,7 @@
 """What a snippet is expected to give, and whether what it gave is that.
 
 A whole number, a truth value, a text, 0, an infinity and NaN must be met exactly, any other
-number to 0.2 %: recorded numbers have three or four digits. What depends on the processor is a
+number to 0.01 %: recorded numbers have six digits. What depends on the processor is a
 `Between`: the number recorded, and bounds that hold on other processors too.
 """
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import torch
 
-RELATIVE = 2e-3
+RELATIVE = 1e-4
 
 
 @dataclass(frozen=True)
