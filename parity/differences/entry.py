@@ -105,19 +105,22 @@ def as_pasted() -> Iterator[None]:
     """Let a snippet run as in a fresh process on the CPU; leave everything as it was.
 
     That is 32 bits in JAX, torch's default dtype, seed 0 and one thread, however this process
-    is set.
+    is set. torch gives each warning every time, not only the first.
     """
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    warn_always = torch.is_warn_always_enabled()
     cpu = jax.default_device(jax.devices("cpu")[0])
     with jax.enable_x64(False), cpu, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(1)
+        torch.set_warn_always(True)
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
             torch.set_num_threads(threads)
+            torch.set_warn_always(warn_always)
 
 
 def run(snippet: Callable[[], Any]) -> Outcome:
