@@ -40,6 +40,12 @@ class Measured:
     note: str = ""
 
     @property
+    def even(self) -> bool:
+        """Whether neither side is much further from the truth than the other."""
+        near, far = sorted((self.torch_rel, self.jax_rel))
+        return far <= 64 * near
+
+    @property
     def same(self) -> bool:
         return self.verdict == "both within rounding"
 

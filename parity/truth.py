@@ -15,7 +15,8 @@ import numpy as np
 from jax.extend import core
 
 Array = np.ndarray
-Observer = Callable[[core.JaxprEqn, Sequence[Any], Sequence[Any], tuple[int, ...]], None]
+# Hears of an operation, its operands, results and time steps; may give other results.
+Observer = Callable[[core.JaxprEqn, Sequence[Any], Sequence[Any], tuple[int, ...]], Any]
 LONG = np.longdouble
 
 
@@ -206,7 +207,7 @@ def walk(
     observe: Observer | None = None,
     steps: tuple[int, ...] = (),
 ) -> list[Any]:
-    """Evaluate a jaxpr; `observe` hears of every operation, its operands, results and time steps."""
+    """Evaluate a jaxpr, with an observer of every operation."""
     values: dict[Any, Any] = {}
 
     def read(variable):
@@ -224,7 +225,7 @@ def walk(
         else:
             results = apply(eqn, operands)
             if observe:
-                observe(eqn, operands, results, steps)
+                results = observe(eqn, operands, results, steps) or results
         for variable, value in zip(eqn.outvars, results, strict=True):
             values[variable] = value
     return [read(v) for v in jaxpr.outvars]
