@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from parity.differences import DIFFERENCES, GROUPS
-from parity.differences.entry import as_pasted, body, close, run
+from parity.differences import DIFFERENCES, GROUPS, ulp
+from parity.differences.entry import as_pasted, body, close, run, versions
 from parity.differences.expect import Between, Outcome, Raises, Warns, equal, meets
+from parity.differences.numerics import ULP, ulp_bound
 from parity.differences.render import COMMAND, DOCUMENT, document, entry
 
 MEDIAN = DIFFERENCES["median_of_an_even_number"]
@@ -140,3 +141,30 @@ def test_snippets_leave_no_trace():
     np.testing.assert_array_equal(torch.get_rng_state(), before[0])
     assert (torch.get_default_dtype(), torch.get_num_threads()) == before[1:]
     assert run(lambda: torch.randn(2)) == run(lambda: torch.randn(2))
+
+
+def test_ulp_measure():
+    x = ulp.grid("sqrt", "float32")
+    rounded = np.sqrt(x.astype(float)).astype(np.float32)
+    assert ulp.errors("sqrt", "float32", rounded).max() <= 0.5
+    above = np.nextafter(rounded, np.float32(np.inf))
+    assert (
+        0.5
+        <= ulp.errors("sqrt", "float32", above).min()
+        <= 1.0
+        < ulp.errors("sqrt", "float32", above).max()
+    )
+
+
+@pytest.mark.parametrize("name", ULP)
+def test_elementary_function_in_ulp(name):
+    columns = [(dtype, side) for dtype in ("float32", "float64") for side in ("torch", "jax")]
+    for recorded, (dtype, side) in zip(ULP[name], columns, strict=True):
+        seen = ulp.most(name, dtype, side)
+        assert seen <= ulp_bound(recorded), (
+            f"{name} {dtype} {side}: {seen=}, {recorded=}, {versions()}"
+        )
+
+
+def test_every_elementary_function_is_recorded():
+    assert set(ULP) == set(ulp.FUNCTIONS)

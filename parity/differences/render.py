@@ -96,6 +96,8 @@ def entry(item: Difference) -> str:
     notes = [f"`{item.name}`"]
     if item.inject:
         notes.append(f"`--inject {item.inject}`")
+    if not item.portable:
+        notes.append("depends on the processor")
     if item.since:
         notes.append(item.since)
     notes.append("source: " + ", ".join(map(link, item.source)))
