@@ -59,6 +59,19 @@ def patched(
     return Change(name, says, fix, "torch", slot or names[0], patch=Patch(names, answer))
 
 
+ACTIVATIONS: dict[str, Callable] = {
+    "relu": torch.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "elu": functional.elu,
+    "softplus": functional.softplus,
+    "relu6": functional.relu6,
+    "leaky_relu": functional.leaky_relu,
+}
+
+
 def of_functions() -> list[Change]:
     """List the alternatives of torch's functions."""
     found = [
@@ -131,13 +144,6 @@ def of_functions() -> list[Change]:
             "multiply the batch variance by n / (n - 1)",
             "batch_norm",
             biased_running_variance,
-        ),
-        patched(
-            "leaky_relu",
-            "activation: JAX has leaky_relu, torch relu",
-            "jax.nn.relu(x)",
-            "relu",
-            p.instead(lambda x: functional.leaky_relu(x, 0.01)),
         ),
         patched(
             "sigmoid_form",
@@ -449,6 +455,13 @@ def of_functions() -> list[Change]:
             p.keep_dtype,
         ),
     ]
+    for own in ACTIVATIONS:
+        for other, function in ACTIVATIONS.items():
+            if own != other:
+                says = f"activation: JAX has {other}, torch {own}"
+                found.append(
+                    patched("activation", says, f"jax.nn.{own}(x)", own, p.instead(function))
+                )
     for eps in (1e-3, 1e-5, 1e-6, 1e-8, 1e-12, 0.0):
         found.append(
             patched(
@@ -652,6 +665,16 @@ def of_inputs(inputs: Arrays) -> list[Change]:
                     edit(lambda v, axis=axis: np.flip(v, axis)),
                     name,
                 )
+            says = (
+                f"time/batch axes swapped: JAX takes {name}, and gives its outputs, as [T, B, ...]"
+            )
+            found.append(
+                Change(
+                    *("axes_swapped", says, "jnp.swapaxes(x, 0, 1)", "jax", "axes"),
+                    inputs=edit(lambda v: v.swapaxes(0, 1)),
+                    outputs=lambda found: [y.swapaxes(0, 1) if y.ndim > 2 else y for y in found],
+                )
+            )
             says = f"time/batch axes swapped: JAX takes {name} as [T, B, ...], torch as [B, T, ...]"
             change(
                 "axes_swapped",
@@ -814,6 +837,13 @@ def of_arrays(arrays: Arrays, side: Literal["torch", "jax"]) -> list[Change]:
     square = [n for n in matrices if arrays[n].shape[0] == arrays[n].shape[1] > 1]
     for n in square if side == "torch" else matrices:
         change("transposed_weight", f"transposed weight: {n}", f"{n}.T", [n], lambda n, x: x.T)
+    shapes = {arrays[n].shape for n in (square if side == "torch" else matrices)}
+    for group in [[n for n in matrices if arrays[n].shape == shape] for shape in sorted(shapes)]:
+        if len(group) > 1:
+            names = ", ".join(group)
+            change(
+                "transposed_weight", f"transposed weight: {names}", "w.T", group, lambda n, x: x.T
+            )
     if side == "jax" and len(matrices) > 1:
         change(
             "transposed_weight",
@@ -822,6 +852,16 @@ def of_arrays(arrays: Arrays, side: Literal["torch", "jax"]) -> list[Change]:
             matrices,
             lambda n, x: x.T,
         )
+    for n in matrices:
+        short, long = sorted(arrays[n].shape)
+        if long in (3 * short, 4 * short):
+            change(
+                "transposed_weight",
+                f"transposed weight: {n}, each gate's block",
+                "each block.T",
+                [n],
+                transpose_blocks,
+            )
     for n, x in arrays.items():
         if x.ndim in (3, 4):
             change(
@@ -847,8 +887,11 @@ def of_arrays(arrays: Arrays, side: Literal["torch", "jax"]) -> list[Change]:
             [n],
             lambda n, x: x * 2,
         )
-    for ending in ("bias_hh", "bias_ih", "bias"):
-        group = [n for n in arrays if ending in n and arrays[n].ndim == 1]
+    groups = {
+        e: [n for n in arrays if e in n and arrays[n].ndim == 1]
+        for e in ("bias_hh", "bias_ih", "bias")
+    }
+    for ending, group in groups.items():
         if len(group) > 1:
             change(
                 "missing_bias",
@@ -864,6 +907,22 @@ def of_arrays(arrays: Arrays, side: Literal["torch", "jax"]) -> list[Change]:
                 group,
                 lambda n, x: x * 2,
             )
+    for letters in ("ifgo", "rzn"):
+        for order in itertools.permutations(letters):
+            renamed = renaming(arrays, dict(zip(letters, order, strict=True)))
+            if any(n != m for n, m in renamed.items()):
+                says = (
+                    f"gate order: {who}'s gates {', '.join(letters)} are read as {', '.join(order)}"
+                )
+                found.append(
+                    Change(
+                        *("gate_order", says, "name each gate's arrays right", side, "gates"),
+                        arrays=lambda arrays, renamed=renamed: {
+                            n: arrays[renamed[n]] for n in arrays
+                        },
+                        touched=frozenset(n for n in renamed if renamed[n] != n),
+                    )
+                )
     for count, letters in ((4, "ifgo"), (3, "rzn")):
         for hidden in {
             min(arrays[n].shape)
@@ -908,6 +967,27 @@ def of_arrays(arrays: Arrays, side: Literal["torch", "jax"]) -> list[Change]:
     return found
 
 
+def renaming(arrays: Arrays, letters: dict[str, str]) -> dict[str, str]:
+    """Say which array stands for which when the gates' letters at the ends of names are exchanged.
+
+    As in flax: hi.kernel, hf.kernel, ..; {} where the names are not of that kind.
+    """
+    found = {}
+    for name, array in arrays.items():
+        *front, layer, last = ("", *name.rpartition(".")[0].split("."), name.rpartition(".")[2])
+        other = ".".join([*front, layer[:-1] + letters.get(layer[-1:], ""), last]).lstrip(".")
+        fits = layer[-1:] in letters and other in arrays and arrays[other].shape == array.shape
+        found[name] = other if fits else name
+    return found if len(set(found.values())) == len(found) else {}
+
+
+def transpose_blocks(name: str, x: np.ndarray) -> np.ndarray:
+    """Transpose each square block of a matrix of stacked gates."""
+    axis = int(np.argmax(x.shape))
+    blocks = np.split(x, max(x.shape) // min(x.shape), axis)
+    return np.concatenate([b.T for b in blocks], axis)
+
+
 def gate_group(arrays: Arrays, count: int, hidden: int) -> list[str]:
     """Name the parameters that stack `count` gates of `hidden` units along some axis."""
     return [n for n, x in arrays.items() if x.ndim in (1, 2) and count * hidden in x.shape]
@@ -927,26 +1007,30 @@ def block(x: np.ndarray, index: int, count: int, function: Callable) -> np.ndarr
     return np.concatenate(blocks)
 
 
-def of_literals(literals: set[float], called: set[str]) -> list[Change]:
-    """List other values of the small numbers written in the JAX function.
+def of_literals(literals: set[float], called: set[str], masked: bool) -> list[Change]:
+    """List other values of numbers written in the JAX function.
 
-    Which torch functions are called says what such a number is.
+    Which torch functions are called, and whether an input is a mask, says what such a number is.
     """
     names = {"layer_norm": "layernorm_eps", "batch_norm": "batchnorm_eps"}
     name = next((names[c] for c in names if c in called), "eps")
     found = []
+
+    def change(name, says, fix, old, new):
+        found.append(Change(name, says, fix, "jax", f"literal {old}", literal=(old, new)))
+
     for old in sorted(literals):
         for new in (1e-3, 1e-5, 1e-6, 1e-8, 1e-12, 0.0):
-            if new != old:
-                found.append(
-                    Change(
-                        name,
-                        f"{name.replace('_', ' ')}: JAX has {old:g}, torch {new:g}",
-                        f"eps={new:g}",
-                        "jax",
-                        f"literal {old}",
-                        literal=(old, new),
-                    )
+            if 0 < old < 1e-2 and new != old:
+                says = f"{name.replace('_', ' ')}: JAX has {old:g}, torch {new:g}"
+                change(name, says, f"eps={new:g}", old, new)
+        if 0.01 <= old < 100 and old != round(old):
+            if masked or "dropout" in called:
+                says = f"dropout scaling: JAX scales by {old:g} what it keeps, torch does not"
+                change("dropout_scaling", says, "jnp.where(keep, x, 0)", old, 1.0)
+            else:
+                change(
+                    "scale", f"scale: JAX has a factor {old:g} that torch lacks", "1.0", old, 1.0
                 )
     return found
 

@@ -22,7 +22,7 @@ from parity.changes import Change
 from parity.judge import FACTOR, responses, responses_everywhere, sides
 from parity.measure import distance, same_pattern
 from parity.patches import Patched
-from parity.sides import Arrays, Inputs, JaxSide, TorchSide, by_name, draw_cotangents, is_float
+from parity.sides import Arrays, Inputs, JaxSide, TorchSide, by_name, is_float
 from parity.truth import exactly
 from parity.weights import Weights
 
@@ -150,7 +150,7 @@ class Search:
 
     def rewritten(self, literals: tuple, leaves: Arrays, values: Arrays) -> tuple[Arrays, Arrays]:
         """Run JAX's function with other numbers written in it."""
-        with jax.enable_x64(True):
+        with jax.enable_x64(self.jax_side.x64):
             function, floats = self.jax_side.prepare("float64", leaves, values)
             closed, shape = jax.make_jaxpr(function, return_shape=True)(*floats)
             for literal in literals:
@@ -266,28 +266,23 @@ class Search:
 
     def exact(self, observe: Callable | None = None) -> Any:
         """Return JAX's outputs, and gradients if in question, in extended precision."""
-        with jax.enable_x64(True):
-            function, floats = self.jax_side.prepare("float64")
-            if not self.gradients:
-                outputs, grads = exactly(function, *floats, observe=observe), ({}, {})
-            else:
-                pull = self.jax_side.pull(function)
-                outputs, grads = exactly(pull, self.cotangents_j(), *floats, observe=observe)
+        function, arguments = self.jax_side.pulled(self.cotangents_j())
+        found = exactly(function, *arguments, observe=observe, x64=self.jax_side.x64)
+        outputs, grads = found if self.gradients else (found, ({}, {}))
         return [np.asarray(outputs[n]) for n in self.jax_side.names], {**grads[0], **grads[1]}
 
     def with_gradients(self, plain_t: Any, plain_j: Any) -> float:
         """Draw cotangents, and return the largest relative difference with gradients."""
         names_t = list(self.torch_side.run("float64")[0])
         names_j = list(self.jax_side.names)
-        outputs = dict(zip(names_t, plain_t[0], strict=True))
-        drawn = draw_cotangents(outputs)
+        drawn = self.torch_side.cotangents()
         order = dict(zip(names_t, names_j, strict=True))
         self.pulled = drawn, {order[n]: c for n, c in drawn.items()}
         self.gradients = True
         in_t, in_j = self.torch_values([]), self.jax_values([])
         moved = responses(self.jax_side, self.pulled[1])[1].values()
         self.bound = max(self.bound, 2 * FACTOR * np.finfo("float64").eps * max([1.0, *moved]))
-        return self.error(in_t, in_j) if in_t[1] else 0.0
+        return self.error(in_t, in_j) if drawn else 0.0
 
     def search(
         self, plain_t: Any, plain_j: Any, before: float, pairs: bool
@@ -381,7 +376,7 @@ class Search:
         on_jax = [c for c in known.of_inputs(self.inputs) if c.side == "jax"]
         if plain_j is not None:
             on_jax += known.of_outputs(plain_j[0], self.inputs)
-            on_jax += known.of_literals(self.literals(), called)
+            on_jax += known.of_literals(self.literals(), called, self.masked())
             on_jax.append(
                 Change(
                     "detach", "gradient: JAX stops it (stop_gradient) where torch lets it through",
@@ -394,12 +389,15 @@ class Search:
 
     def torch_differentiates(self) -> bool:
         """Tell whether torch's outputs have gradients; an optimiser's step has none."""
-        outputs = self.torch_side.run("float64")[0]
-        return bool(self.torch_side.run("float64", draw_cotangents(outputs))[1])
+        return bool(self.torch_side.cotangents())
+
+    def masked(self) -> bool:
+        """Tell whether an input is a mask: booleans, or zeros and ones alone."""
+        return any(x.dtype == bool or np.isin(x, (0, 1)).all() for x in self.inputs.values())
 
     def literals(self) -> set[float]:
-        """Return the small numbers written in the JAX function."""
-        with jax.enable_x64(True):
+        """Return the numbers written in the JAX function."""
+        with jax.enable_x64(self.jax_side.x64):
             function, floats = self.jax_side.prepare("float64")
             closed = jax.make_jaxpr(function)(*floats)
         found: set[float] = set()
@@ -408,7 +406,7 @@ class Search:
             for eqn in jaxpr.eqns:
                 for v in eqn.invars:
                     if isinstance(v, core.Literal) and np.ndim(v.val) == 0 and is_float(v.val):
-                        found.update({float(v.val)} if 0 < float(v.val) < 1e-2 else set())
+                        found.add(abs(float(v.val)))
                 for inner in inner_jaxprs(eqn):
                     visit(inner)
 
@@ -419,7 +417,7 @@ class Search:
         self, plain_t: Any, plain_j: Any, before: float
     ) -> list[tuple[float, list[Change]]] | None:
         """Tell a difference of precision: JAX's function without its own rounding is torch's."""
-        if self.gradients or before > 1e-2:
+        if self.gradients or before > 0.1 or not self.jax_side.x64:
             return None
         born: dict[str, float] = {}
         narrow: list[str] = []
@@ -443,13 +441,11 @@ class Search:
         if not after <= max(self.bound, before / FACTOR):
             return None
         if narrow:
-            says = f"dtype truncation: JAX rounds to {narrow[0]}"
-            return [
-                (
-                    after,
-                    [Change("dtype_truncation", says, "x.astype(jnp.float64)", "jax", "precision")],
-                )
-            ]
+            product = next((text for text in narrow if "dot_general" in text), None)
+            name = "matmul_precision" if product else "dtype_truncation"
+            says = f"{name.replace('_', ' ')}: JAX rounds to {product or narrow[0]}"
+            fix = 'precision="highest"' if product else "x.astype(jnp.float64)"
+            return [(after, [Change(name, says, fix, "jax", "precision")])]
         where, ratio = max(born.items(), key=lambda item: item[1], default=("", 1.0))
         says = f"fast variance (LayerNorm: E[x^2] - E[x]^2) or the like: JAX cancels {ratio:.0e}-fold in {where}"
         fix = "nn.LayerNorm(use_fast_variance=False)"

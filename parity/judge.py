@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from torch import nn
@@ -24,7 +23,6 @@ from parity.sides import (
     JaxSide,
     TorchSide,
     by_name,
-    draw_cotangents,
     is_float,
 )
 from parity.truth import exactly
@@ -183,7 +181,9 @@ def judge(
     notes = []
     outputs64 = torch_side.run("float64")[0]
     shared, trouble = match(outputs64, jax_side.run("float64")[0])
-    cotangents = draw_cotangents({n: outputs64[n] for n in shared}, seed) if gradients else None
+    cotangents = None
+    if gradients:
+        cotangents = {n: c for n, c in torch_side.cotangents(seed).items() if n in shared}
     to_jax = {shared[n]: c for n, c in cotangents.items()} if cotangents is not None else None
 
     def both(dtype):
@@ -287,11 +287,9 @@ def responses_everywhere(side: JaxSide, cotangents: Arrays | None = None) -> tup
             for x in results
         ]
 
-    with jax.enable_x64(True):
-        function, floats = side.prepare("float64")
-        if cotangents is not None:
-            function, floats = side.pull(function), (cotangents, *floats)
-        still, moved = exactly(function, *floats), exactly(function, *floats, observe=jitter)
+    function, arguments = side.pulled(cotangents)
+    still = exactly(function, *arguments, x64=side.x64)
+    moved = exactly(function, *arguments, observe=jitter, x64=side.x64)
     if cotangents is None:
         still, moved = (still, {}), (moved, {})
     else:
@@ -318,15 +316,13 @@ def exact_values(
     sizes = [np.size(x) for part in (side.leaves, by_name(side.inputs)) for x in part.values()]
     if sum(sizes) > EXACT_LIMIT:
         return {}
-    with jax.enable_x64(True):
-        function, floats = side.prepare("float64")
-        names = {j: t for t, j in shared.items()}
-        try:
-            if cotangents is None:
-                return merged((exactly(function, *floats), {}), names)
-            outputs, grads = exactly(side.pull(function), cotangents, *floats)
-        except (NotImplementedError, TypeError, ValueError):
-            return {}  # an operation that has no form in extended precision
+    names = {j: t for t, j in shared.items()}
+    function, arguments = side.pulled(cotangents)
+    try:
+        found = exactly(function, *arguments, x64=side.x64)
+    except (NotImplementedError, TypeError, ValueError):
+        return {}  # an operation that has no form in extended precision
+    outputs, grads = found if cotangents is not None else (found, ({}, {}))
     return merged((outputs, {**grads[0], **grads[1]}), names)
 
 

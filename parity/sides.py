@@ -70,12 +70,6 @@ def flat(output: Any, name: str = "output") -> dict[str, Any]:
     return found
 
 
-def draw_cotangents(outputs: Arrays, seed: int = 0) -> Arrays:
-    """Draw a random array for each float output, so that no gradient is missed by symmetry."""
-    draw = np.random.default_rng(seed)
-    return {n: draw.normal(size=x.shape) for n, x in outputs.items() if is_float(x)}
-
-
 def numpy_of(tensor: Any) -> np.ndarray:
     """Copy a tensor to NumPy; bfloat16, which NumPy lacks, as float32."""
     if not isinstance(tensor, Tensor):
@@ -110,6 +104,39 @@ class TorchSide:
         )
         self.arrays = {n: numpy_of(t) for n, t in state.items() if n in self.parameters | buffers}
 
+    def cotangents(self, seed: int = 0) -> Arrays:
+        """Draw a random array for each float output with a gradient, so that none is missed."""
+        draw = np.random.default_rng(seed)
+        model, values = self.built("float64")
+        with torch.enable_grad():
+            found = flat(call(model, self.inputs, values))
+        return {
+            n: draw.normal(size=tuple(x.shape))
+            for n, x in found.items()
+            if isinstance(x, Tensor) and x.is_floating_point() and x.requires_grad
+        }
+
+    def built(
+        self,
+        dtype: str,
+        arrays: Arrays | None = None,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        layout: Callable[[Tensor], Tensor] = lambda tensor: tensor,
+    ) -> tuple[Callable, dict[str, Tensor]]:
+        """Return the model and its inputs in a dtype, as fresh leaves."""
+        model = self.model
+        if isinstance(model, nn.Module):
+            model = copy.deepcopy(model).to(getattr(torch, dtype))
+            with torch.no_grad():
+                for name, value in (arrays or {}).items():
+                    model.get_parameter(name).copy_(torch.from_numpy(cast(value, dtype)))
+        values = {}
+        for name, array in (inputs or by_name(self.inputs)).items():
+            values[name] = layout(torch.from_numpy(cast(array, dtype))).requires_grad_(
+                is_float(array)
+            )
+        return model, values
+
     def run(
         self,
         dtype: str,
@@ -119,30 +146,16 @@ class TorchSide:
         layout: Callable[[Tensor], Tensor] = lambda tensor: tensor,
     ) -> tuple[Arrays, Arrays]:
         """Return outputs and gradients by name; without cotangents no gradients."""
-        model = self.model
-        leaves: dict[str, Tensor] = {}
-        if isinstance(model, nn.Module):
-            model = copy.deepcopy(model).to(getattr(torch, dtype))
-            with torch.no_grad():
-                for name, value in (arrays or {}).items():
-                    model.get_parameter(name).copy_(torch.from_numpy(cast(value, dtype)))
-            leaves = dict(model.named_parameters())
-        values = {}
-        for name, array in (inputs or by_name(self.inputs)).items():
-            values[name] = layout(torch.from_numpy(cast(array, dtype)))
-            if is_float(array):
-                leaves[name] = values[name].requires_grad_(cotangents is not None)
+        model, values = self.built(dtype, arrays, inputs, layout)
+        leaves = dict(model.named_parameters()) if isinstance(model, nn.Module) else {}
+        leaves |= {n: x for n, x in values.items() if x.requires_grad}
         with torch.set_grad_enabled(cotangents is not None):
             found = flat(call(model, self.inputs, values))
         outputs = {name: numpy_of(tensor) for name, tensor in found.items()}
         if cotangents is None:
             return outputs, {}
-        tensors = [found[n] for n in cotangents if getattr(found[n], "requires_grad", False)]
-        pulled = [
-            torch.from_numpy(cotangents[n]).to(found[n].dtype)
-            for n in cotangents
-            if getattr(found[n], "requires_grad", False)
-        ]
+        tensors = [found[n] for n in cotangents]
+        pulled = [torch.from_numpy(c).to(found[n].dtype) for n, c in cotangents.items()]
         wanted = {n: leaf for n, leaf in leaves.items() if leaf.requires_grad}
         gradients = {}
         if tensors and wanted:  # else what torch returns has none, as after an optimiser's step
@@ -174,6 +187,7 @@ class JaxSide:
     optional: frozenset[str] = frozenset()
     names: list[str] = dataclasses.field(default_factory=list, init=False)
     compiled: dict[Any, Callable] = dataclasses.field(default_factory=dict, init=False)
+    x64: bool = dataclasses.field(default=True, init=False)  # False once JAX refuses float64
 
     @property
     def leaves(self) -> Arrays:
@@ -238,7 +252,48 @@ class JaxSide:
         leaves: Arrays | None = None,
         inputs: Mapping[str, np.ndarray] | None = None,
     ) -> tuple[Arrays, Arrays]:
-        """Return outputs and gradients by name; without cotangents no gradients."""
+        """Return outputs and gradients by name; without cotangents no gradients.
+
+        A model that cannot take float64, as its states are float32, is evaluated in extended
+        precision instead, and rounded to float64.
+        """
+        if dtype == "float64" and self.x64:
+            try:
+                return self.compute(dtype, cotangents, leaves, inputs)
+            except TypeError as error:
+                if "float32" not in str(error):
+                    raise
+                self.x64 = False
+        if dtype == "float64":
+            from parity.truth import exactly
+
+            function, arguments = self.pulled(cotangents, leaves, inputs)
+            found = exactly(function, *arguments, x64=False)
+            found = jax.tree.map(lambda x: np.array(x, dtype) if is_float(x) else x, found)
+            outputs, grads = found if cotangents is not None else (found, ({}, {}))
+            return {n: outputs[n] for n in self.names}, {**grads[0], **grads[1]}
+        return self.compute(dtype, cotangents, leaves, inputs)
+
+    def pulled(
+        self,
+        cotangents: Arrays | None = None,
+        leaves: Arrays | None = None,
+        inputs: Mapping[str, np.ndarray] | None = None,
+    ) -> tuple[Callable, tuple]:
+        """Return the function that gives outputs (and gradients) in float64, and its arguments."""
+        function, floats = self.prepare("float64", leaves, inputs)
+        if cotangents is None:
+            return function, floats
+        return self.pull(function), (cotangents, *floats)
+
+    def compute(
+        self,
+        dtype: str,
+        cotangents: Arrays | None,
+        leaves: Arrays | None,
+        inputs: Mapping[str, np.ndarray] | None,
+    ) -> tuple[Arrays, Arrays]:
+        """Return outputs and gradients as JAX computes them."""
         with jax.enable_x64(dtype == "float64"):
             function, floats = self.prepare(dtype, leaves, inputs)
             _, rest = self.split(dtype, leaves, inputs)

@@ -148,11 +148,18 @@ INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 
 
 def is_float(x: Any) -> bool:
-    return jnp.issubdtype(np.asarray(x).dtype, np.floating)
+    return not is_key(x) and jnp.issubdtype(np.asarray(x).dtype, np.floating)
 
 
-def widen(x: Any) -> Array:
+def is_key(x: Any) -> bool:
+    """Tell whether this is a key of JAX's random numbers, which NumPy cannot hold."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def widen(x: Any) -> Any:
     """Return floats in extended precision, the rest as it is."""
+    if is_key(x):
+        return x
     x = np.asarray(x)
     return x.astype(LONG) if jnp.issubdtype(x.dtype, np.floating) else x
 
@@ -162,12 +169,14 @@ def bind(eqn: core.JaxprEqn, arguments: Sequence[Any]) -> list[Array]:
     params = dict(eqn.params)
     found = eqn.primitive.bind(*arguments, **params)
     found = found if eqn.primitive.multiple_results else [found]
-    return [np.asarray(x) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x for x in found]
+    return [x if is_key(x) else np.asarray(x) for x in found]
 
 
 def apply(eqn: core.JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
     """Apply one operation without inner jaxprs."""
     name, params = eqn.primitive.name, eqn.params
+    if any(map(is_key, arguments)):
+        return [widen(x) for x in bind(eqn, arguments)]
     if name == "convert_element_type":
         (x,) = arguments
         wanted = np.dtype(params["new_dtype"])
@@ -180,24 +189,30 @@ def apply(eqn: core.JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
         with np.errstate(all="ignore"):
             return [np.asarray(ARITHMETIC[name](*arguments, **options))]
     if name in MOVES:
-        return [MOVES[name](*arguments, **params)]
-    typed = [
+        return [np.asarray(MOVES[name](*arguments, **params))]
+    if name not in LINEAR:
+        return [widen(x) for x in bind(eqn, rounded(eqn, arguments))]
+    # An operation that only moves and adds numbers: once for each part of them that it can hold.
+    total = None
+    rest = list(arguments)
+    while True:
+        part = rounded(eqn, rest)
+        found = [widen(x) for x in bind(eqn, part)]
+        total = found if total is None else [x + y for x, y in zip(total, found, strict=True)]
+        rest = [
+            np.where(np.isfinite(x), x - widen(y), 0) if is_float(x) else x
+            for x, y in zip(rest, part, strict=True)
+        ]
+        if not any(is_float(x) and np.any(x) for x in rest):
+            return total
+
+
+def rounded(eqn: core.JaxprEqn, arguments: Sequence[Any]) -> list[Any]:
+    """Return operands in the dtypes that an operation takes."""
+    return [
         np.asarray(x, v.aval.dtype) if isinstance(x, np.ndarray) and is_float(x) else x
         for x, v in zip(arguments, eqn.invars, strict=True)
     ]
-    found = bind(eqn, typed)
-    if name in LINEAR:
-        finite = [np.where(np.isfinite(x), x, 0) if is_float(x) else x for x in arguments]
-        low = [
-            np.asarray(x - np.asarray(x, v.aval.dtype), v.aval.dtype) if is_float(x) else x
-            for x, v in zip(finite, eqn.invars, strict=True)
-        ]
-        if any(is_float(x) for x in low):
-            rest = bind(eqn, low)
-            return [
-                x.astype(LONG) + r if is_float(x) else x for x, r in zip(found, rest, strict=True)
-            ]
-    return [widen(x) if isinstance(x, np.ndarray) else x for x in found]
 
 
 def walk(
@@ -290,9 +305,15 @@ def loop(params, closed, args, observe, steps):
     return state
 
 
-def exactly(function: Callable, *arguments: Any, observe: Observer | None = None) -> Any:
-    """Evaluate a JAX function of trees of arrays in extended precision; return the same tree."""
-    with jax.enable_x64(True):
+def exactly(
+    function: Callable, *arguments: Any, observe: Observer | None = None, x64: bool = True
+) -> Any:
+    """Evaluate a JAX function of trees of arrays in extended precision; return the same tree.
+
+    Args:
+      x64: whether JAX reads the function in 64 bits; some models can be written in 32 only.
+    """
+    with jax.enable_x64(x64):
         jaxpr, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
         leaves = [widen(x) for x in jax.tree.leaves(arguments)]
         found = walk(jaxpr.jaxpr, [widen(c) for c in jaxpr.consts], leaves, observe)
