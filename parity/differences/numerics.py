@@ -471,12 +471,12 @@ class ChaosOfLargeWeights:
     def in_torch():
         return abs(rnn_state(3.0, "float32", "torch") - rnn_state(3.0, "float64", "torch")).max()
 
-    torch_gives = Between(1.0, 1e-3, 2.0)
+    torch_gives = Between(0.881, 1e-3, 2.0)
 
     def in_jax():
         return abs(rnn_state(3.0, "float32", "jax") - rnn_state(3.0, "float64", "jax")).max()
 
-    jax_gives = Between(1.0, 1e-3, 2.0)
+    jax_gives = Between(1.99, 1e-3, 2.0)
     instead = "Compare in float64, over few steps, at the initial size of weights."
 
     def same():
@@ -518,7 +518,7 @@ class ParametersWithoutGradient:
 
         return lax.fori_loop(0, 200, step, (jnp.zeros(1), adam.init(jnp.zeros(1))))[0].item()
 
-    jax_gives = Between(-0.398, -2.0, 2.0)
+    jax_gives = Between(-0.342, -2.0, 2.0)
     instead = "Leave the bias out, or out of the comparison."
     portable = False
     source = ("torch.nn.MultiheadAttention", "jax.nn.softmax")

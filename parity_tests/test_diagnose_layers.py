@@ -1,0 +1,209 @@
+"""The diagnosis of single layers: BatchNorm, attention heads, dropout, cells of flax, losses, optimisers."""
+
+import copy
+
+import flax.linen
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from parity import diagnose
+from parity_tests.test_diagnose import (
+    DRAW,
+    LSTM,
+    MASK,
+    TARGETS,
+    B,
+    D,
+    H,
+    P,
+    T,
+    X,
+    as_given,
+    lstm,
+    seeded,
+    train_jax,
+    train_torch,
+)
+
+
+def norm_in_torch(x):
+    """Return the output and the running statistics after one batch."""
+    norm = nn.BatchNorm1d(D).to(x.dtype)
+    y = norm(x.transpose(1, 2)).transpose(1, 2)
+    return y, norm.running_mean, norm.running_var
+
+
+def norm_in_jax(keep=0.9, unbiased=True, eps=1e-5):
+    def run(x):
+        mean, var, n = x.mean((0, 1)), x.var((0, 1)), x.shape[0] * x.shape[1]
+        factor = n / (n - 1) if unbiased else 1
+        return (x - mean) / jnp.sqrt(var + eps), (1 - keep) * mean, keep + (1 - keep) * var * factor
+
+    return run
+
+
+HEADS = seeded(nn.MultiheadAttention(6, 2, batch_first=True))
+WIDE = DRAW.normal(size=(B, T, 6))
+PADDED = ~MASK | (np.arange(T) == 4)
+PADDED[0, 5], PADDED[1, 0] = True, False
+
+
+def heads_in_torch(x, mask):
+    return HEADS.to(x.dtype)(x, x, x, key_padding_mask=mask, need_weights=False)[0]
+
+
+def heads_in_jax(x, mask, inverted=False):
+    p = as_given(HEADS)
+    parts = jnp.split(x @ p["in_proj_weight"].T + p["in_proj_bias"], 3, -1)
+    q, k, v = (part.reshape(B, T, 2, 3).swapaxes(1, 2) for part in parts)
+    keep = (mask if inverted else ~mask)[:, None, None]
+    weights = jax.nn.softmax(jnp.where(keep, q @ k.swapaxes(-1, -2) / 3**0.5, -jnp.inf), -1)
+    joined = (weights @ v).swapaxes(1, 2).reshape(B, T, 6)
+    return joined @ p["out_proj.weight"].T + p["out_proj.bias"]
+
+
+KEEP = DRAW.random(size=(B, T, D)) < 0.7
+GRU_CELL = seeded(nn.GRUCell(D, H))
+FIRST, H0, C0 = X[:, 0], DRAW.normal(size=(B, H)), DRAW.normal(size=(B, H))
+
+
+def gru_cell(p, x, h, b_hn=1.0):
+    i = jnp.split(x @ p["weight_ih"].T + p["bias_ih"], 3, -1)
+    bias = p["bias_hh"] * jnp.concatenate([jnp.ones(2 * H), b_hn * jnp.ones(H)])
+    j = jnp.split(h @ p["weight_hh"].T + bias, 3, -1)
+    r, z = jax.nn.sigmoid(i[0] + j[0]), jax.nn.sigmoid(i[1] + j[1])
+    return (1 - z) * jnp.tanh(i[2] + r * j[2]) + z * h
+
+
+def gates_transposed(p, x):
+    blocks = jnp.split(p["weight_hh_l0"], 4)
+    return lstm({**p, "weight_hh_l0": jnp.concatenate([b.T for b in blocks])}, x)
+
+
+def in_flax(transposed=False, letters="ifgo"):
+    """Return the LSTM's arrays as flax.linen.LSTMCell names them, perhaps wrongly."""
+    tree = {}
+    for n, gate in enumerate(letters):
+        for kind in "ih":
+            kernel = np.split(P[f"weight_{kind}h_l0"], 4)[n].T
+            tree[f"{kind}{gate}"] = {"kernel": kernel.T if transposed and kind == "h" else kernel}
+        tree[f"h{gate}"]["bias"] = np.split(P["bias_ih_l0"] + P["bias_hh_l0"], 4)[n]
+    return {"params": tree}
+
+
+def flax_cell(variables, x, h, c):
+    cell = flax.linen.LSTMCell(H, parent=None)
+    (c, h), _ = cell.apply({"params": variables["params"]}, (c, h), x)
+    return h, c
+
+
+def flax_rnn(variables, x):
+    rnn = flax.linen.RNN(flax.linen.LSTMCell(H, parent=None))
+    return rnn.apply({"params": {"cell": variables["params"]}}, x)
+
+
+def torch_cell(x, h, c):
+    cell = nn.LSTMCell(D, H).to(x.dtype)
+    cell.load_state_dict({n.removesuffix("_l0"): torch.tensor(a) for n, a in P.items()})
+    return cell(x, (h, c))
+
+
+def outputs_only(x):
+    return copy.deepcopy(LSTM).to(x.dtype)(x)[0]
+
+
+LOGITS, LABELS = DRAW.normal(size=(6, 4)), np.array([0, 1, 2, 3, 1, 0])
+CONVOLUTION = seeded(nn.Sequential(nn.Conv1d(D, H, 3), nn.Flatten(), nn.Linear(4 * H, 2)))
+LINEAR = nn.Sequential(seeded(nn.Linear(D, H)))
+
+
+def channels_last(p, x):
+    kernel = p["0"]["weight"].transpose(2, 1, 0)
+    sizes = ("NWC", "WIO", "NWC")
+    y = jax.lax.conv_general_dilated(
+        x.swapaxes(1, 2), kernel, (1,), "VALID", dimension_numbers=sizes
+    )
+    return (y + p["0"]["bias"]).reshape(B, -1) @ p["2"]["weight"].T + p["2"]["bias"]
+
+
+def in_bfloat16(p, x):
+    x, w = x.astype(jnp.bfloat16), p["0"]["weight"].T.astype(jnp.bfloat16)
+    return jnp.matmul(x, w, preferred_element_type=jnp.float32) + p["0"]["bias"]
+
+
+PAIRS = {
+    "BatchNorm momentum": (norm_in_torch, norm_in_jax(0.1), X, None, None, ["batchnorm_momentum"]),
+    "BatchNorm variance": (
+        norm_in_torch, norm_in_jax(unbiased=False), X, None, None, ["batchnorm_biased_running_var"]
+    ),
+    "BatchNorm eps": (norm_in_torch, norm_in_jax(eps=1e-3), X, None, None, ["batchnorm_eps"]),
+    "padding mask": (
+        heads_in_torch, lambda x, m: heads_in_jax(x, m, True), (WIDE, PADDED), None, None, ["mask_sense"]
+    ),
+    "dropout not scaled": (
+        lambda x, k: x * k / (1 - 0.3), lambda x, k: x * k, (X, KEEP), None, None, ["dropout_scaling"]
+    ),
+    "dropout scaled in JAX alone": (
+        lambda x, k: x * k, lambda x, k: x * k / 0.7, (X, KEEP), None, None, ["dropout_scaling"]
+    ),
+    "GRU without b_hn": (
+        GRU_CELL, lambda p, x, h: gru_cell(p, x, h, 0.0), (FIRST, H0), as_given(GRU_CELL), None, ["missing_bias"]
+    ),
+    "gates transposed": (LSTM, gates_transposed, X, P, None, ["transposed_weight"]),
+    "kernels transposed": (torch_cell, flax_cell, (FIRST, H0, C0), in_flax(True), None, ["transposed_weight"]),
+    "kernels transposed, float32 states": (outputs_only, flax_rnn, X, in_flax(True), None, ["transposed_weight"]),
+    "carry order": (
+        torch_cell, lambda v, x, h, c: flax_cell(v, x, c, h), (FIRST, H0, C0), in_flax(), None, ["carry_order"]
+    ),
+    "gates named wrongly": (torch_cell, flax_cell, (FIRST, H0, C0), in_flax(letters="figo"), None, ["gate_order"]),
+    "cross-entropy summed": (
+        lambda x, y: functional.cross_entropy(x, y),
+        lambda x, y: optax.softmax_cross_entropy_with_integer_labels(x, y).sum(), (LOGITS, LABELS), None, None,
+        ["loss_reduction"],
+    ),
+    "flattened channels last": (CONVOLUTION, channels_last, X.swapaxes(1, 2), None, "equal", ["flatten_order"]),
+    "standard deviation": (
+        lambda x: x / x.std(1, keepdim=True), lambda x: x / x.std(1, keepdims=True), X, None, None,
+        ["variance_divisor"],
+    ),
+    "bfloat16 product": (LINEAR, in_bfloat16, X, None, "equal", ["matmul_precision"]),
+    "Nesterov": (
+        train_torch(lambda w: torch.optim.SGD(w, lr=0.1, momentum=0.9)),
+        train_jax(optax.sgd(0.1, momentum=0.9, nesterov=True)), (X, TARGETS), None, None, ["optimizer_nesterov"],
+    ),
+    "slope": (
+        lambda x: functional.leaky_relu(x), lambda x: jax.nn.leaky_relu(x, 0.2), X, None, None, ["leaky_relu_slope"]
+    ),
+    "activation": (lambda x: functional.silu(x), jax.nn.relu, X, None, None, ["activation"]),
+    "all axes": (
+        LSTM, lambda p, x: jax.tree.map(lambda y: y.swapaxes(0, 1) if len(y) > 1 else y, lstm(p, x)), X, P, None,
+        ["axes_swapped"],
+    ),
+}  # fmt: skip
+
+MATCHING = {
+    "BatchNorm": (norm_in_torch, norm_in_jax(), X),
+    "attention heads": (heads_in_torch, heads_in_jax, (WIDE, PADDED)),
+    "GRU cell": (GRU_CELL, gru_cell, (FIRST, H0), as_given(GRU_CELL)),
+    "flax cell": (torch_cell, flax_cell, (FIRST, H0, C0), in_flax()),
+    "flax RNN with float32 states": (outputs_only, flax_rnn, X, in_flax()),
+}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_names_the_cause(name):
+    *pair, causes = PAIRS[name]
+    found = diagnose(*pair)
+    assert found.verdict == "explained", str(found)
+    assert sorted(found.names) == sorted(causes), str(found)
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_claims_nothing_where_both_agree(name):
+    assert diagnose(*MATCHING[name]).verdict == "the same"
