@@ -1,0 +1,101 @@
+"""Ours on every case in its four implementations, and how an oracle is held against them."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+
+import jax_impl
+import torch_impl
+from parity_tests.cases import CASES as ALL
+from parity_tests.cases import B, Case, H, T
+from parity_tests.compare import assert_same, in_jax, in_torch, relative_error
+from parity_tests.test_recurrent import cotangents_of, leaves_of, named, run_jax, run_torch, split
+from spec.params import split_layers
+
+# Every encoder once; dropout masks cannot be given to any oracle.
+CASES = list(dict.fromkeys(replace(c, dropout=0.0) for c in ALL if c.model != "lstm_attention"))
+LSTM = [case for case in CASES if case.model == "lstm"]
+PLAIN = [case for case in CASES if not case.ragged and not case.bidirectional]
+IMPLEMENTATIONS: dict[str, tuple[Callable, Callable]] = {
+    "torch loop": (in_torch, partial(run_torch, layers=torch_impl.recurrent)),
+    "torch fast": (in_torch, partial(run_torch, layers=torch_impl.fast)),
+    "JAX scan": (in_jax, partial(run_jax, layers=jax_impl.recurrent)),
+    "JAX fast": (in_jax, partial(run_jax, layers=jax_impl.fast)),
+}
+LARGEST: dict[str, float] = {}  # error of each oracle so far; conftest prints it
+
+
+def rounded(case: Case) -> dict[str, np.ndarray]:
+    """The case's numbers, rounded to float32 so that float64 starts from the same."""
+    return {n: a.astype(np.float32).astype(np.float64) for n, a in leaves_of(case).items()}
+
+
+@cache
+def ours(case: Case, dtype: str = "float64") -> dict[str, dict[str, np.ndarray]]:
+    """Outputs and gradients of each implementation; of float32 on the rounded numbers."""
+    leaves = leaves_of(case) if dtype == "float64" else rounded(case)
+    found = {}
+    for name, (run, function) in IMPLEMENTATIONS.items():
+        found[name] = run(
+            lambda leaves, function=function: function(case, leaves=leaves),
+            *(leaves, cotangents_of(case), dtype),
+        )
+    return found
+
+
+def assert_agree(oracle: str, case: Case, theirs: dict[str, np.ndarray]) -> None:
+    """Hold what a float64 oracle gives, with or without gradients, against all four."""
+    found = {f"{i} {n}": x[n] for i, x in ours(case).items() for n in theirs}
+    expected = {f"{i} {n}": theirs[n] for i in ours(case) for n in theirs}
+    errors = [relative_error(found[n], expected[n]) for n in found]
+    LARGEST[oracle] = max(LARGEST.get(oracle, 0.0), *errors)
+    assert_same(found, expected)
+
+
+def assert_as_exact(oracle: str, case: Case, theirs: dict[str, np.ndarray]) -> None:
+    """Hold ours in float32 against the error that a float32 oracle has itself.
+
+    Outputs together, gradients together: in a single small array an error may be 0 by luck.
+    """
+    leaves, (run, function) = rounded(case), IMPLEMENTATIONS["torch loop"]
+    truth = run(lambda leaves: function(case, leaves=leaves), leaves, cotangents_of(case))
+    for gradients in (False, True):
+        names = [n for n in theirs if n.startswith("d ") == gradients]
+        if not names:
+            continue
+
+        def error(found, names=names):
+            both = (np.concatenate([np.ravel(x[n]) for n in names]) for x in (found, truth))
+            return relative_error(*both)
+
+        own = error(theirs)
+        LARGEST[oracle] = max(LARGEST.get(oracle, 0.0), own)
+        assert own < 1e-6, f"{oracle} computes something else: {own:.1e}"
+        for name, found in ours(case, "float32").items():
+            assert error(found) <= 2 * own, f"{name}: {error(found):.1e}, {oracle}: {own:.1e}"
+
+
+def by_layers(case: Case, one_layer: Callable, xp: Any, leaves: Any) -> dict[str, Any]:
+    """Run an oracle's single layers bottom up, in the array library xp.
+
+    one_layer(case, directions, x [B, T, D], first) -> outputs [B, T, F], last; `directions` holds
+    torch's parameters of each, first and last are the states [directions, B, H].
+    """
+    params, x, state = split(case, leaves)
+    if state is None:
+        zeros = xp.zeros((case.layers * case.config.directions, B, H), dtype=str(x.dtype)[-7:])
+        state = (zeros,) * (2 if case.model == "lstm" else 1)
+    state = state if isinstance(state, tuple) else (state,)
+    valid = np.ones((B, T)) if case.lengths is None else np.arange(T) < case.lengths[:, None]
+    valid = xp.asarray(valid[..., None], dtype="bool")
+    x, finals = xp.where(valid, x, xp.zeros_like(x)), []
+    for layer, directions in enumerate(split_layers(params)):
+        rows = slice(layer * len(directions), (layer + 1) * len(directions))
+        x, last = one_layer(case, directions, x, tuple(part[rows] for part in state))
+        x = xp.where(valid, x, xp.zeros_like(x))
+        finals.append(last)
+    final = tuple(xp.concatenate(parts) for parts in zip(*finals, strict=True))
+    return named(case, x, final if case.model == "lstm" else final[0])
