@@ -13,6 +13,7 @@ from parity.differences.numerics import ULP, ulp_bound
 from parity.differences.render import COMMAND, DOCUMENT, document, entry
 
 MEDIAN = DIFFERENCES["median_of_an_even_number"]
+# What `--inject` will know; each has one entry.
 INJECTED = {
     "adam_eps_inside",
     "adamw_decay_default",
@@ -50,7 +51,7 @@ def test_difference_is_short_and_sourced(name):
 
 
 def test_document_is_fresh():
-    assert DOCUMENT.read_text() == document(), f"stale: run {COMMAND}"
+    assert DOCUMENT.read_text() == document(), f"stale: run `{COMMAND}`"
 
 
 def test_groups_are_filled():

@@ -144,7 +144,7 @@ class ReluByMaximum:
         return jax_grad(lambda x: jnp.maximum(x, 0.0), [0.0])
 
     jax_gives = (0.5,)
-    instead = "`jax.nn.relu`. (torch's maximum gives a half too.)"
+    instead = "`jax.nn.relu`; torch's maximum gives a half too."
 
     def same():
         values = [-1.0, 0.0, 1.0]

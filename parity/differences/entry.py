@@ -7,6 +7,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -125,12 +126,19 @@ def as_pasted() -> Iterator[None]:
             torch.set_warn_always(warn_always)
 
 
+@cache
+def warm_up() -> None:
+    """Let torch warn of itself, which it does when forward-mode differentiation is first used."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.func.jvp(torch.tanh, (torch.ones(1),), (torch.ones(1),))
+
+
 def run(snippet: Callable[[], Any]) -> Outcome:
     """Run a snippet and keep what it gives: value, error, warnings."""
+    warm_up()
     with as_pasted(), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        # torch warns of itself when forward-mode differentiation is first used.
-        warnings.filterwarnings("ignore", module=r"torch\.", message=".*torch.jit.script")
         value, error = None, None
         try:
             value = plain(snippet())
@@ -164,4 +172,5 @@ def body(function: Callable) -> str:
     """Return the source of a function's body as it would stand in a notebook."""
     lines = textwrap.dedent(inspect.getsource(function)).splitlines()
     text = textwrap.dedent("\n".join(lines[1:]))
+    text = re.sub(r"  # noqa: \w+$", "", text, flags=re.MULTILINE)
     return re.sub(r"^return ", "", text, flags=re.MULTILINE)
