@@ -10,6 +10,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -459,10 +460,11 @@ def preference(changes: Sequence[Change]) -> tuple:
 
 
 def place(eqn: core.JaxprEqn) -> str:
-    """Return the user's line that an operation comes from."""
+    """Return file and line of the user's code that an operation comes from."""
     from jax._src import source_info_util
 
-    return source_info_util.summarize(eqn.source_info)
+    frame = source_info_util.user_frame(eqn.source_info.traceback)
+    return f"{Path(frame.file_name).name}:{frame.start_line}" if frame else "inside JAX"
 
 
 def inner_jaxprs(eqn: core.JaxprEqn) -> Iterable[Any]:

@@ -1,0 +1,220 @@
+"""The instrument is itself tested: each planted difference is reported, and at the right place."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import parity
+from parity.measure import ulps
+from parity.truth import exactly
+from parity_tests.cases import CASES
+from parity_tests.test_diagnose import BLOCK, FLAX_WEIGHTS, LSTM, B, H, P, T, X, flax_block, lstm
+from parity_tests.test_models import run_jax, run_numpy
+from spec.params import parameter_schema
+
+pytest_plugins = ["parity.plugin"]
+AT = (2, 1, 0)
+
+
+def planted(change):
+    """Return tanh in JAX, its result changed."""
+    return lambda x: change(jnp.tanh(x))
+
+
+def test_agreement(parity):
+    report = parity(LSTM, lstm, X, P)
+    assert [a.name for a in report.outputs] == ["output.0", "output.1.0", "output.1.1"]
+    assert {a.name for a in report.gradients} == {"d input", *(f"d {n}" for n in P)}
+    assert all(a.rel < 1e-14 for a in report.arrays)
+    assert report.variants["a batch of 1"].startswith("same")
+    assert report.variants["one step"].startswith("same")
+    assert "same" in report.as_dict()["verdict"] or report.as_dict()["same"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_ulp_is_counted_and_placed(dtype):
+    up = planted(lambda y: y.at[AT].set(jnp.nextafter(y[AT], jnp.inf)))
+    exact = parity.compare(lambda x: x * 2, lambda x: x * 2, X, dtype=dtype)
+    assert exact["output"].max_ulp == 0
+    report = parity.compare(
+        lambda x: x * 2,
+        lambda x: (x * 2).at[AT].set(jnp.nextafter(x[AT] * 2, jnp.inf)),
+        X,
+        dtype=dtype,
+        gradients=False,
+    )
+    assert (report["output"].max_ulp, report["output"].worst) == (1, AT)
+    assert report.same  # one ULP is rounding
+    assert parity.compare(torch.tanh, up, X, dtype=dtype, gradients=False).same
+
+
+def test_a_difference_in_one_element_is_placed():
+    report = parity.compare(torch.tanh, planted(lambda y: y.at[AT].add(1e-9)), X)
+    assert not report.same
+    assert report["output"].worst == AT
+    assert report["output"].torch == pytest.approx(np.tanh(X[AT]), rel=1e-15)
+    assert report["output"].jax - report["output"].torch == pytest.approx(1e-9, rel=1e-5)
+    assert report["d input"].same
+
+
+def test_nan_on_one_side():
+    report = parity.compare(torch.tanh, planted(lambda y: y.at[AT].set(jnp.nan)), X)
+    assert report["output"].verdict == "NaN or inf on one side"
+    assert report["output"].worst == AT
+    both = parity.compare(lambda x: torch.log(x), lambda x: jnp.log(x), X, gradients=False)
+    assert both.same
+
+
+def test_swapped_names():
+    report = parity.compare(
+        lambda x: {"a": torch.tanh(x), "b": torch.sin(x)},
+        lambda x: {"a": jnp.sin(x), "b": jnp.tanh(x)},
+        X,
+    )
+    assert {a.name: a.same for a in report.outputs} == {"a": False, "b": False}
+    assert parity.compare(
+        lambda x: {"a": torch.tanh(x), "b": torch.sin(x)},
+        lambda x: {"b": jnp.sin(x), "a": jnp.tanh(x)},
+        X,
+    ).same
+
+
+def test_a_gradient_off_by_a_factor():
+    @jax.custom_vjp
+    def twice(x):
+        return jnp.tanh(x)
+
+    twice.defvjp(lambda x: (jnp.tanh(x), x), lambda x, g: (2 * g * (1 - jnp.tanh(x) ** 2),))
+    report = parity.compare(torch.tanh, twice, X)
+    assert report["output"].same
+    assert not report["d input"].same
+    assert report["d input"].jax == pytest.approx(2 * report["d input"].torch)
+
+
+def test_who_is_off():
+    rounded = planted(lambda y: y.astype(jnp.float32).astype(y.dtype))
+    assert parity.compare(torch.tanh, rounded, X)["output"].verdict == "JAX is off"
+    report = parity.compare(lambda x: torch.tanh(x).float().to(x.dtype), jnp.tanh, X, truth=np.tanh)
+    assert report["output"].verdict == "torch is off"
+    report = parity.compare(torch.tanh, jnp.sin, X)
+    assert report["output"].verdict == "they compute different functions"
+    report = parity.compare(torch.tanh, jnp.sin, X, truth=np.tanh)
+    assert report["output"].verdict == "JAX is off"
+
+
+def test_float32_is_held_against_float64():
+    report = parity.compare(BLOCK, flax_block(), X, None, FLAX_WEIGHTS, dtype="float32")
+    assert report.same
+    assert 0 < report["output"].torch_rel < report["output"].tolerance < 1e-3
+    half = lambda v, x: flax_block()(v, x.astype(jnp.float16).astype(x.dtype))  # noqa: E731
+    assert (
+        parity.compare(BLOCK, half, X, None, FLAX_WEIGHTS, dtype="float32")["output"].verdict
+        == "JAX is off"
+    )
+
+
+def test_shapes_dtypes_and_variants():
+    assert (
+        parity.compare(lambda x: x.sum(1), lambda x: x.sum(0), X)["output"].verdict
+        == "shapes differ"
+    )
+    report = parity.compare(torch.tanh, lambda x: jnp.tanh(x) * (x.shape[0] > 1), X)
+    assert report["output"].same
+    assert not report.same
+    assert report.variants["a batch of 1"].startswith("differs")
+    with pytest.raises(ValueError, match="return the same"):
+        parity.compare(lambda x: (x, x), lambda x: x, X)
+
+
+def test_the_failure_message_says_where(parity):
+    with pytest.raises(AssertionError, match=r"output\[2, 1, 0\]: they compute.* ULP at most"):
+        parity(torch.tanh, planted(lambda y: y.at[AT].add(1e-3)), X)
+
+
+def test_weights_are_strict():
+    layer = nn.Linear(3, 5)
+    template = {"kernel": np.zeros((3, 5)), "scale": np.zeros(5)}
+    with pytest.raises(parity.WeightsError) as error:
+        parity.compare(layer, lambda p, x: x @ p["kernel"], X, template, {"kernel": "weight"})
+    assert str(error.value) == (
+        "weights do not fit: JAX's kernel has the shape (5, 3), expected (3, 5); "
+        "JAX's scale gets no value; torch's bias is not used"
+    )
+    with pytest.raises(parity.WeightsError, match="torch has no 'wieght'"):
+        parity.compare(layer, lambda p, x: x @ p["kernel"], X, None, {"kernel": "wieght"})
+
+
+def test_ulps_count_floats():
+    x = np.array([1.0, -1.0, 0.0, 5e-324, np.nan, np.inf])
+    y = np.array([np.nextafter(1, 2), np.nextafter(-1, 0), -0.0, -5e-324, 1.0, 1.0])
+    assert ulps(x, y).tolist() == [1, 1, 0, 2, 0, 0]
+    assert ulps(np.float32([1.0]), np.float32([1.0 + 2**-20])).tolist() == [8]
+
+
+@pytest.mark.parametrize("case", CASES[::4], ids=str)
+def test_the_truth_is_exact(case):
+    """The walked jaxpr equals the NumPy reference in extended precision, far below float64's step."""
+    import jax_impl
+
+    found = exactly(lambda leaves: run_jax(case, jax_impl.recurrent, leaves), case.leaves)
+    leaves = {n: a.astype(np.longdouble) for n, a in case.leaves.items()}
+    for name, array in run_numpy(case, leaves).items():
+        assert np.abs(found[name] - array).max() < 1e-17
+    assert set(case.params) == set(parameter_schema(case.config))
+
+
+def late(p, x, step_of_fault=3):
+    """An LSTM whose forget gate is off at one time step."""
+
+    def step(carry, now):
+        h, c, t = carry
+        z = now @ p["weight_ih_l0"].T + p["bias_ih_l0"] + h @ p["weight_hh_l0"].T + p["bias_hh_l0"]
+        i, f, g, o = jnp.split(z, 4, -1)
+        f = f + 0.1 * (t == step_of_fault)
+        c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return (h, c, t + 1), h
+
+    zeros = jnp.zeros((x.shape[0], H))
+    (h, c, _), outputs = jax.lax.scan(step, (zeros, zeros, 0), x.swapaxes(0, 1))
+    return outputs.swapaxes(0, 1), (h[None], c[None])
+
+
+@pytest.mark.parametrize("fault", [1, 3])
+def test_the_trace_finds_the_time_step(fault):
+    found = parity.trace(LSTM, lambda p, x: late(p, x, fault), X, P)
+    assert not found.same
+    assert found.first.steps == (fault,)
+    assert found.first.place.startswith("test_judge.py:")
+    assert found.agreeing[0].steps == (fault,)
+
+
+def test_the_trace_finds_the_operation():
+    found = parity.trace(BLOCK, flax_block(epsilon=1e-3), X, None, FLAX_WEIGHTS)
+    assert found.first.place.startswith("normalization.py")
+    found = parity.trace(LSTM, lambda p, x: lstm(p, x, forget=1.0), X, P)
+    assert found.first.operation in ("add", "logistic")
+    assert parity.trace(LSTM, lstm, X, P).same
+    assert parity.trace(LSTM, lstm, X, P).first is None
+    swapped = parity.trace(LSTM, lambda p, x: (lstm(p, x)[0], lstm(p, x)[1][::-1]), X, P)
+    assert swapped.first is None
+    assert not swapped.same
+
+
+def test_the_trace_compares_tags():
+    def in_torch(x):
+        y = parity.tag("early", torch.tanh(x))
+        return parity.tag("late", y * 2) + 1
+
+    def in_jax(x):
+        y = parity.tag("early", jnp.tanh(x))
+        return parity.tag("late", y * 2.5) + 1
+
+    found = parity.trace(in_torch, in_jax, X)
+    assert found.tags["early"] < 1e-15
+    assert found.tags["late"] == pytest.approx(0.2)
+    assert "first tag that differs: late" in str(found)
+    assert B != T
