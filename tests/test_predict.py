@@ -68,6 +68,22 @@ def test_a_row_for_each_sequence_in_order(predict, run, numbers, tmp_path):
     )
 
 
+def test_columns_in_another_order_are_refused(train, predict, tmp_path, one_backend):
+    """Names that follow no convention have one meaning: that of the training file."""
+    rows = "".join(f"{n},{n + 1},{n % 3},{'up' if n % 2 else 'down'}\n" for n in range(20))
+    (tmp_path / "train.csv").write_text("speed,angle,force,label\n" + rows)
+    (tmp_path / "new.csv").write_text("angle,speed,force,label\n" + rows)
+    argv = (*TINY, "--data_path", tmp_path / "train.csv", "--backend", one_backend)
+    assert train(*argv, "--out", tmp_path / "run").code == 0
+    out = tmp_path / "out.csv"
+    finished = predict(
+        "--checkpoint", tmp_path / "run", "--data_path", tmp_path / "new.csv", "--out", out
+    )
+    assert finished.code == 2
+    assert 'column 1 "angle": the training data has "speed" there' in finished.error()
+    assert not out.exists()
+
+
 def test_metrics_are_those_of_the_written_rows(predict, run, numbers, tmp_path):
     out = tmp_path / "out.csv"
     finished = predict("--checkpoint", run, "--data_path", numbers, "--out", out)
