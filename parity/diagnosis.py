@@ -254,7 +254,7 @@ class Search:
 
     def only_rounding(self, plain_t: Any, plain_j: Any, before: float) -> bool:
         """Tell whether the roundings inside explain a difference, alike on both sides."""
-        if plain_j is None or not before < 1e-6:
+        if plain_j is None or not before < 1e-6 or not self.jax_side.is_small:
             return False
         try:
             parts = responses_everywhere(self.jax_side, self.cotangents_j())
@@ -418,7 +418,7 @@ class Search:
         self, plain_t: Any, plain_j: Any, before: float
     ) -> list[tuple[float, list[Change]]] | None:
         """Tell a difference of precision: JAX's function without its own rounding is torch's."""
-        if self.gradients or before > 0.1 or not self.jax_side.x64:
+        if self.gradients or before > 0.1 or not (self.jax_side.x64 and self.jax_side.is_small):
             return None
         born: dict[str, float] = {}
         narrow: list[str] = []

@@ -32,7 +32,6 @@ from parity.weights import Weights
 # effect of one rounding; a formula that differs by 1e-7 is 1e6 times above it in float64.
 FACTOR = 64
 MOVE = 2.0**-30  # relative; small enough to be linear, far above float64's rounding
-EXACT_LIMIT = 200_000  # numbers in weights and inputs up to which extended precision takes seconds
 
 
 @dataclass
@@ -330,8 +329,7 @@ def exact_values(
         }
         found = flat(call(truth, side.inputs, values))
         return dict(zip(shared, found.values(), strict=True))
-    sizes = [np.size(x) for part in (side.leaves, by_name(side.inputs)) for x in part.values()]
-    if sum(sizes) > EXACT_LIMIT:
+    if not side.is_small:
         return {}
     names = {j: t for t, j in shared.items()}
     function, arguments = side.pulled(cotangents)

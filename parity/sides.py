@@ -19,6 +19,7 @@ from parity.weights import Weights, convert, key_name, named
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
+EXACT_LIMIT = 200_000
 
 
 def is_float(array: Any) -> bool:
@@ -188,6 +189,12 @@ class JaxSide:
     names: list[str] = dataclasses.field(default_factory=list, init=False)
     compiled: dict[Any, Callable] = dataclasses.field(default_factory=dict, init=False)
     x64: bool = dataclasses.field(default=True, init=False)  # False once JAX refuses float64
+
+    @property
+    def is_small(self) -> bool:
+        """Whether extended precision takes seconds, by the numbers in weights and inputs."""
+        parts = (self.leaves, by_name(self.inputs))
+        return sum(np.size(x) for part in parts for x in part.values()) <= EXACT_LIMIT
 
     @property
     def leaves(self) -> Arrays:
