@@ -139,23 +139,21 @@ class LstmInitialWeights:
 
 @difference
 class FusedOrthogonalWeights:
-    """Recurrent weights of a fused LSTM: half as large as those of the plain one.
+    """The spread of the recurrent weights of a fused LSTM, H = 64.
 
-    `nnx.OptimizedLSTMCell` draws one orthogonal H × 4H matrix, std 1/√(4H), where
-    `linen.OptimizedLSTMCell` and `nnx.LSTMCell` draw four of H × H; torch's std is 1/√(3H).
+    `nnx.OptimizedLSTMCell` draws one orthogonal H × 4H matrix, std 1/√(4H): half of what
+    `linen.OptimizedLSTMCell` and `nnx.LSTMCell` have, which draw four of H × H. torch: 1/√(3H).
     """
 
     def in_torch():
-        return nn.LSTMCell(128, 128).weight_hh.std()
+        return nn.LSTMCell(32, 64).weight_hh.std()
 
-    torch_gives = Between(0.051, 0.0504, 0.0516)
+    torch_gives = Between(0.0722, 0.07, 0.0745)
 
     def in_jax():
-        fused = nnx.OptimizedLSTMCell(32, 64, rngs=nnx.Rngs(0)).dense_h.kernel[...]
-        plain = nnx.LSTMCell(32, 64, rngs=nnx.Rngs(0)).hi.kernel[...]
-        return fused.std() / plain.std()
+        return nnx.OptimizedLSTMCell(32, 64, rngs=nnx.Rngs(0)).dense_h.kernel[...].std()
 
-    jax_gives = 0.5
+    jax_gives = Between(0.0625, 0.0615, 0.0635)
     instead = "Draw the four gates apart and set the kernel."
 
     def same():
@@ -219,7 +217,8 @@ class LinearWeightLayout:
     torch_gives = (5, 3)
 
     def in_jax():
-        return linen.Dense(5).init(jax.random.key(0), jnp.ones((1, 3)))["params"]["kernel"].shape
+        params = jax.eval_shape(linen.Dense(5).init, jax.random.key(0), jnp.ones((1, 3)))["params"]
+        return params["kernel"].shape
 
     jax_gives = (3, 5)
     instead = "Transpose on the way. A square weight copied as it is gives no error."
@@ -744,7 +743,7 @@ class RecurrentAxes:
 
     def in_jax():
         rnn, x = linen.RNN(linen.SimpleCell(4), return_carry=True), jnp.ones((7, 2, 3))
-        carry, outputs = rnn.init_with_output(jax.random.key(0), x)[0]
+        carry, outputs = jax.eval_shape(rnn.init_with_output, jax.random.key(0), x)[0]
         return carry.shape, outputs.shape
 
     jax_gives = ((7, 4), (7, 2, 4))
@@ -755,7 +754,8 @@ class RecurrentAxes:
     def same():
         out, h = nn.RNN(3, 4, batch_first=True)(torch.ones(7, 2, 3))
         rnn = linen.RNN(linen.SimpleCell(4), return_carry=True)
-        carry, outputs = rnn.init_with_output(jax.random.key(0), jnp.ones((7, 2, 3)))[0]
+        x = jnp.ones((7, 2, 3))
+        carry, outputs = jax.eval_shape(rnn.init_with_output, jax.random.key(0), x)[0]
         return (*out.shape, *h[0].shape), (*outputs.shape, *carry.shape)
 
     source = ("torch.nn.RNN", "flax.linen.layers/RNN")
@@ -807,7 +807,8 @@ class ConvolutionPadding:
     torch_gives = (1, 5, 6)
 
     def in_jax():
-        return linen.Conv(5, (3,)).init_with_output(jax.random.key(0), jnp.ones((1, 8, 2)))[0].shape
+        conv, x = linen.Conv(5, (3,)), jnp.ones((1, 8, 2))
+        return jax.eval_shape(conv.init_with_output, jax.random.key(0), x)[0].shape
 
     jax_gives = (1, 8, 5)
     instead = "Say the padding, and transpose: kernel [out, in, width] to [width, in, out]."

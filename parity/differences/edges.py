@@ -651,7 +651,8 @@ class NoTimeSteps:
 
     def in_jax():
         rnn = linen.RNN(linen.SimpleCell(3))
-        return rnn.init_with_output(jax.random.key(0), jnp.zeros((1, 0, 2)))[0].shape
+        x = jnp.zeros((1, 0, 2))
+        return jax.eval_shape(rnn.init_with_output, jax.random.key(0), x)[0].shape
 
     jax_gives = (1, 0, 3)
     instead = "Reject empty sequences where they are read."
@@ -724,8 +725,10 @@ class ShortenedBatch:
 
     def in_jax():
         rnn, x = linen.RNN(linen.SimpleCell(4)), jnp.ones((2, 5, 1))
-        lengths = jnp.array([3, 2])
-        return rnn.init_with_output(jax.random.key(0), x, seq_lengths=lengths)[0].shape
+        run = jax.eval_shape(
+            rnn.init_with_output, jax.random.key(0), x, seq_lengths=jnp.array([3, 2])
+        )
+        return run[0].shape
 
     jax_gives = (2, 5, 4)
     instead = "`pad_packed_sequence(..., total_length=5)`."
@@ -734,8 +737,8 @@ class ShortenedBatch:
         x = nn.utils.rnn.pack_padded_sequence(torch.ones(2, 5, 1), [3, 2], batch_first=True)
         out = nn.utils.rnn.pad_packed_sequence(nn.RNN(1, 4)(x)[0], True, total_length=5)[0]
         rnn, lengths = linen.RNN(linen.SimpleCell(4)), jnp.array([3, 2])
-        y = jnp.ones((2, 5, 1))
-        theirs = rnn.init_with_output(jax.random.key(0), y, seq_lengths=lengths)[0]
+        key, y = jax.random.key(0), jnp.ones((2, 5, 1))
+        theirs = jax.eval_shape(rnn.init_with_output, key, y, seq_lengths=lengths)[0]
         return tuple(out.shape), theirs.shape
 
     source = ("torch.nn.utils.rnn.pad_packed_sequence", "flax.linen.layers/RNN")

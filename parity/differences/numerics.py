@@ -233,14 +233,14 @@ class LengthOfTheArray:
     """
 
     def in_torch():
-        x = torch.tensor(np.random.default_rng(0).normal(size=1000), dtype=torch.float32)
+        x = torch.tensor(np.random.default_rng(0).normal(size=200), dtype=torch.float32)
         alone = torch.stack([functional.gelu(one) for one in x])
         return (functional.gelu(x) == alone).float().mean()
 
-    torch_gives = Between(0.815, 0.0, 1.0)
+    torch_gives = Between(0.765, 0.0, 1.0)
 
     def in_jax():
-        x = jnp.array(np.random.default_rng(0).normal(size=1000), jnp.float32)
+        x = jnp.array(np.random.default_rng(0).normal(size=200), jnp.float32)
         alone = jnp.stack([jax.nn.gelu(one, approximate=False) for one in x])
         return (jax.nn.gelu(x, approximate=False) == alone).mean()
 
