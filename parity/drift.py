@@ -20,6 +20,7 @@ from parity.judge import FACTOR
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays, str], Iterable[Arrays]]
+Place = tuple[str, str]
 EPS = {dtype: float(np.finfo(dtype).eps) for dtype in ("float32", "float64")}
 SCALE = EPS["float64"] / EPS["float32"]
 APART = 1e-2  # relative; from here on a difference no longer grows in proportion
@@ -33,7 +34,7 @@ class Drift:
       verdict: "same": rounding, and it stays small. "chaos": rounding, and the run multiplies it until
         it shows. "bug": more than rounding.
       sentence: the verdict in words: rates, or the step and the arrays.
-      step, array: where a bug shows first; steps count from 1.
+      step, array, dtype: where a bug shows first; steps count from 1.
       names: of the arrays [N].
       gaps: ||torch - JAX|| by dtype [S, N].
       bounds: what rounding explains of them by dtype [S, N]; see the module.
@@ -47,6 +48,7 @@ class Drift:
     sentence: str
     step: int | None
     array: str | None
+    dtype: str | None
     names: Sequence[str]
     gaps: Mapping[str, np.ndarray]
     bounds: Mapping[str, np.ndarray]
@@ -78,7 +80,7 @@ class Drift:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the verdict as plain values."""
-        kept = ("verdict", "sentence", "step", "array")
+        kept = ("verdict", "sentence", "dtype", "step", "array")
         return {name: getattr(self, name) for name in kept} | {"growth": dict(self.growth)}
 
 
@@ -129,8 +131,8 @@ def drift(torch_run: Run, jax_run: Run, start: Arrays) -> Drift:
     )
 
 
-def not_finite(step: Mapping[str, Arrays], number: int) -> tuple[str | None, str] | None:
-    """Return (array, sentence) where a run is not finite; array is None where the other is not too."""
+def not_finite(step: Mapping[str, Arrays], number: int) -> tuple[Place | None, str] | None:
+    """Return ((array, dtype), sentence) where a run is not finite; None and it where both are not."""
     odd = {
         run: [n for n, x in arrays.items() if not np.isfinite(x).all()]
         for run, arrays in step.items()
@@ -141,7 +143,7 @@ def not_finite(step: Mapping[str, Arrays], number: int) -> tuple[str | None, str
         if names := odd[in_t] or odd[in_j]:
             side = "torch" if odd[in_t] else "JAX"
             text = f"at step {number} {names[0]} is not finite in {dtype} in {side} only"
-            return names[0], text
+            return (names[0], dtype), text
     return None
 
 
@@ -208,7 +210,7 @@ def judged(
     names: Sequence[str],
     table: np.ndarray,
     numbers: Mapping[str, Mapping[str, tuple[np.ndarray, np.ndarray]]],
-    end: tuple[str | None, str] | None,
+    end: tuple[Place | None, str] | None,
 ) -> Drift:
     """Find the verdict from the norms of all steps, [6, S, N], and why they end before the runs do."""
     gap, gap32, off_t, off_j, moved, size = table
@@ -242,12 +244,12 @@ def judged(
         "growth": growth,
         "numbers": numbers,
     }
-    kind, sentence, step, array = verdict(names, table, bound, bound32, growth)
+    kind, sentence, *where = verdict(names, table, bound, bound32, growth)
     if end and kind != "bug":
         sentence = f"{sentence}; {end[1]}"
         if end[0]:
-            kind, sentence, step, array = "bug", end[1], len(size) + 1, end[0]
-    return Drift(kind, sentence, step, array, **found)
+            kind, sentence, where = "bug", end[1], [len(size) + 1, *end[0]]
+    return Drift(kind, sentence, *where, **found)
 
 
 def verdict(
@@ -256,8 +258,8 @@ def verdict(
     bound: np.ndarray,
     bound32: np.ndarray,
     growth: Mapping[str, float],
-) -> tuple[str, str, int | None, str | None]:
-    """Return verdict, sentence, step and array."""
+) -> tuple[str, str, int | None, str | None, str | None]:
+    """Return verdict, sentence, step, array and dtype."""
     gap, gap32, off_t, off_j, _, size = table
     over = gap > bound
     if over.any():
@@ -270,10 +272,10 @@ def verdict(
         text = f"at step {s + 1} {names[worst]} is {seen:.1e} off in float64, relative"
         text += f", of which rounding explains {explained:.1e}"
         if len(parted) > 1:
-            text += f"; so are {len(parted) - 1} other arrays ({listed(parted[1:])})"
+            text += f"; so are {listed(parted[1:])}"
         if agree:
-            text += f"; {len(agree)} still agree ({listed(agree)})"
-        return "bug", text, s + 1, names[worst]
+            text += f"; still equal: {listed(agree)}"
+        return "bug", text, s + 1, names[worst], "float64"
     over32 = total(gap32) > bound32
     if over32.any():
         s = int(np.argmax(over32))
@@ -284,26 +286,27 @@ def verdict(
             f"float64 agrees, but at step {s + 1} {side}'s float32 run is {times:.0f} times as far "
         )
         text += f"from its float64 run as the other; most in {names[worst]}"
-        return "bug", text, s + 1, names[worst]
+        return "bug", text, s + 1, names[worst], "float32"
     last, last32 = (float(ratio(total(x)[-1:], total(size)[-1:])[0]) for x in (gap, gap32))
     text = (
         f"after {len(gap)} steps the runs are {last:.1e} apart in float64, {last32:.1e} in float32"
     )
     most, most32 = (float(ratio(total(x), total(size)).max()) for x in (gap, gap32))
     if max(most32, most / SCALE) <= APART:
-        return "same", text + ": rounding", None, None
+        return "same", text + ": rounding", None, None, None
     text += f": rounding, multiplied at each step by {growth['float64']:.3f} in float64"
     text += f" and {growth['float32']:.3f} in float32, one rounding of the start by "
     text += f"{growth['one rounding']:.3f}"
     blind = total(bound) > total(size)
     if blind.any():
         text += f"; from step {int(np.argmax(blind)) + 1} on a small bug could hide in it"
-    return "chaos", text, None, None
+    return "chaos", text, None, None, None
 
 
 def listed(names: Sequence[str], most: int = 3) -> str:
-    """Name a few."""
-    return ", ".join(names[:most]) + (" .." if len(names) > most else "")
+    """Name a few, and say how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
 
 
 def picked(steps: int, also: int | None) -> list[int]:

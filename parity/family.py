@@ -155,7 +155,9 @@ def ulps_by_step(
     part = encoder(config)
     if part is None:
         return {}
-    own = {n.partition(".")[2]: x.astype(dtype) for n, x in start.items() if n.startswith(f"{part}.")}
+    own = {
+        n.partition(".")[2]: x.astype(dtype) for n, x in start.items() if n.startswith(f"{part}.")
+    }
     valid = np.ones(batch.inputs.shape[:2], bool)
     if batch.lengths is not None:
         valid = np.arange(valid.shape[1]) < batch.lengths[:, None]

@@ -76,7 +76,8 @@ def test_bug_in_one_array_is_named():
 
     found = drift(training(torch_impl), run, START)
     assert (found.verdict, found.step, found.array) == ("bug", 40, "head.bias"), found
-    assert "other" not in found.sentence
+    assert "so are" not in found.sentence
+    assert found.dtype == "float64"
 
 
 def test_wrong_step_count_is_found_at_once():
@@ -126,6 +127,7 @@ def test_one_side_with_coarser_float32_is_found():
     """As TF32 on one side: float64 agrees, float32 does not."""
     found = drift(logistic(True), logistic(True, dtype_change=1e-4), POINTS)
     assert (found.verdict, found.step, found.array) == ("bug", 1, "x"), found
+    assert found.dtype == "float32"
     assert "JAX" in found.sentence
 
 

@@ -16,6 +16,8 @@ ALLOWED = {
     "report": {"numpy", "matplotlib", "spec", "experiment", "report"},
 }
 COMMANDS = {"spec", "data", "experiment", "report"}
+# The judge itself; its atlas and its maps are about other libraries.
+PARITY = {"torch", "jax", "mpmath", "numpy", "spec", "torch_impl", "jax_impl", "parity", "pytest"}
 
 
 def imported(path: Path) -> set[str]:
@@ -40,3 +42,12 @@ def test_folder_imports_only_what_it_may(folder):
 @pytest.mark.parametrize("command", ["train.py", "predict.py"])
 def test_commands_import_no_framework(command):
     assert imported(ROOT / command) <= COMMANDS
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "parity").glob("*.py")), ids=lambda path: path.stem)
+def test_judge_imports_only_what_it_may(path):
+    assert imported(path) <= PARITY
+
+
+def test_compare_imports_no_framework_but_through_parity():
+    assert imported(ROOT / "compare.py") <= COMMANDS | {"parity"}
