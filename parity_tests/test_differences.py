@@ -1,6 +1,9 @@
 """Every entry of the atlas does what it says, on both sides, and so does its advice."""
 
+import builtins
 import dataclasses
+import dis
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from parity.differences import DIFFERENCES, GROUPS, ulp
 from parity.differences.entry import as_pasted, body, close, run, versions
 from parity.differences.expect import Between, Outcome, Raises, Warns, equal, meets
 from parity.differences.numerics import ULP, ulp_bound
-from parity.differences.render import COMMAND, DOCUMENT, document, entry
+from parity.differences.render import COMMAND, DOCUMENT, IMPORTS, document, entry
 
 MEDIAN = DIFFERENCES["median_of_an_even_number"]
 # What `--inject` will know; each has one entry.
@@ -48,6 +51,24 @@ def test_difference_is_short_and_sourced(name):
     assert item.source
     assert item.instead.endswith(".")
     assert f'id="{name}"' in entry(item)
+
+
+def globals_of(code):
+    """Return the names of globals that a function reads, in the functions inside it too."""
+    names = {step.argval for step in dis.get_instructions(code) if step.opname == "LOAD_GLOBAL"}
+    inner = [constant for constant in code.co_consts if isinstance(constant, type(code))]
+    return names.union(*map(globals_of, inner))
+
+
+@pytest.mark.parametrize("name", DIFFERENCES)
+def test_snippets_need_only_what_the_document_says(name):
+    item = DIFFERENCES[name]
+    given = dict(vars(builtins))
+    exec(IMPORTS, given)
+    shared = getattr(sys.modules[item.in_torch.__module__], "SHARED", ())
+    given |= {function.__name__: function for function in shared}
+    for snippet in filter(None, (item.in_torch, item.in_jax, item.same)):
+        assert globals_of(snippet.__code__) <= set(given), snippet
 
 
 def test_document_is_fresh():

@@ -43,11 +43,17 @@ otherwise, JAX's default of 32 bits. They assume
 calls the difference.
 """
 IMPORTS = """\
-import jax, jax.numpy as jnp, numpy as np, optax, torch
-from flax import linen, nnx
+import io, math, pickle
+import jax, jax.export, jax.numpy as jnp, numpy as np, optax, torch
+from flax import linen, nnx, serialization
 from jax import lax
+from parity.differences import ulp
 from torch import nn
-from torch.nn import functional"""
+from torch.nn import functional
+from torch.optim import lr_scheduler, swa_utils
+from torch.utils.data import DataLoader
+
+NAN, INF = float("nan"), float("inf")"""
 
 
 def link(source: str) -> str:
@@ -65,9 +71,10 @@ def link(source: str) -> str:
         return f"[`{source}`](https://docs.jax.dev/en/latest/_autosummary/{source}.html)"
     if flax := re.fullmatch(r"flax\.(linen|nnx)\.(\w+)/(\w+)", source):
         section, page, name = flax.groups()
+        path = f"flax.nnx/nn/{page}" if section == "nnx" else f"flax.linen/{page}"
+        holder = "flax.nnx.nn.recurrent" if page == "recurrent" else f"flax.{section}"
         root = "https://flax.readthedocs.io/en/stable/api_reference"
-        path = f"flax.{section}" + (f"/nn/{page}" if section == "nnx" else f"/{page}")
-        return f"[`flax.{section}.{name}`]({root}/{path}.html#flax.{section}.{name})"
+        return f"[`flax.{section}.{name}`]({root}/{path}.html#{holder}.{name})"
     raise ValueError(f"{source!r} is no known kind of source")
 
 
