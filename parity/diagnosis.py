@@ -1,6 +1,6 @@
 """Why a PyTorch callable and a JAX callable differ: which known explanation removes the difference.
 
-Each explanation is a change to one side (`parity.changes`). One is believed only if with it all
+Each explanation is a change to one side (`parity.explanations`). One is believed only if with it all
 outputs agree to rounding, on the given inputs and on others, and so do the gradients. Single changes
 are tried first, then pairs.
 """
@@ -10,7 +10,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,11 +17,13 @@ import numpy as np
 import torch
 from jax.extend import core
 
-from parity import changes as known
-from parity.changes import Change
-from parity.judge import FACTOR, responses, responses_everywhere, sides
+from parity import explanations as known
+from parity.explanations import Change
+from parity.jaxprs import inner_jaxprs, place, rewrite
+from parity.judge import sides
 from parity.measure import distance, same_pattern
 from parity.patches import Patched
+from parity.rounding import FACTOR, responses, responses_everywhere
 from parity.sides import Arrays, Inputs, JaxSide, TorchSide, by_name, is_float
 from parity.truth import exactly
 from parity.weights import Weights
@@ -457,51 +458,3 @@ def preference(changes: Sequence[Change]) -> tuple:
     """Put first what is the likelier explanation, other things equal."""
     vague = {"time_reversed", "eps", "state_of_layer", "concatenation_order", "initial_state"}
     return sum(c.name in vague for c in changes), sum(len(c.touched) > 1 for c in changes) * -1
-
-
-def place(eqn: core.JaxprEqn) -> str:
-    """Return file and line of the user's code that an operation comes from."""
-    from jax._src import source_info_util
-
-    frame = source_info_util.user_frame(eqn.source_info.traceback)
-    return f"{Path(frame.file_name).name}:{frame.start_line}" if frame else "inside JAX"
-
-
-def inner_jaxprs(eqn: core.JaxprEqn) -> Iterable[Any]:
-    """Yield the jaxprs inside an operation."""
-    for value in eqn.params.values():
-        for part in value if isinstance(value, tuple | list) else [value]:
-            if isinstance(part, core.ClosedJaxpr):
-                yield part.jaxpr
-            elif isinstance(part, core.Jaxpr):
-                yield part
-
-
-def rewrite(jaxpr: Any, literal: tuple[float, float] | str) -> Any:
-    """Replace a number, or leave out stop_gradient, in a jaxpr and all inside it."""
-
-    def inner(value):
-        if isinstance(value, core.ClosedJaxpr):
-            return value.replace(jaxpr=rewrite(value.jaxpr, literal))
-        if isinstance(value, core.Jaxpr):
-            return rewrite(value, literal)
-        return type(value)(map(inner, value)) if type(value) in (tuple, list) else value
-
-    equations = []
-    for eqn in jaxpr.eqns:
-        params = {name: inner(value) for name, value in eqn.params.items()}
-        operands = list(eqn.invars)
-        if literal == "stop_gradient":
-            if eqn.primitive.name == "stop_gradient":
-                eqn = eqn.replace(primitive=jax.lax.copy_p)
-                params = {}
-        else:
-            old, new = literal
-            operands = [
-                core.Literal(np.asarray(new, v.aval.dtype), v.aval)
-                if isinstance(v, core.Literal) and np.ndim(v.val) == 0 and float(v.val) == old
-                else v
-                for v in operands
-            ]
-        equations.append(eqn.replace(invars=operands, params=params))
-    return jaxpr.replace(eqns=equations)

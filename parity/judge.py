@@ -8,30 +8,23 @@ a well-conditioned one a narrow.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
 
 from parity.measure import Measured, distance, same_pattern, ulps
+from parity.rounding import FACTOR, exact_values, merged, responses, responses_everywhere
 from parity.sides import (
     Arrays,
     Inputs,
     JaxSide,
     TorchSide,
-    by_name,
     is_float,
 )
-from parity.truth import exactly
+from parity.variants import variants
 from parity.weights import Weights
-
-# A sum of n terms and a few library functions of up to 5 ULP stay well below this many times the
-# effect of one rounding; a formula that differs by 1e-7 is 1e6 times above it in float64.
-FACTOR = 64
-MOVE = 2.0**-30  # relative; small enough to be linear, far above float64's rounding
 
 
 @dataclass
@@ -257,90 +250,6 @@ def match(in_t: Arrays, in_j: Arrays) -> tuple[dict[str, str], dict[str, str]]:
     return {t: j for t, j in pairs.items() if t not in trouble}, trouble
 
 
-def merged(found: tuple[Arrays, Arrays], names: Mapping[str, str]) -> Arrays:
-    """Put outputs, renamed, and gradients, as "d NAME", into one dictionary."""
-    outputs = {names[n]: found[0][n] for n in found[0] if n in names}
-    return outputs | {f"d {n}": x for n, x in found[1].items()}
-
-
-def responses(
-    side: JaxSide, cotangents: Arrays | None = None, inputs: Arrays | None = None
-) -> tuple[Arrays, Arrays]:
-    """Return how many times its size each array moves when all numbers move by a relative 1.
-
-    Measured with random signs on every number, twice; the larger counts.
-    """
-    inputs = inputs or by_name(side.inputs)
-    still = side.run("float64", cotangents, inputs=inputs)
-    worst = tuple(dict.fromkeys(part, 0.0) for part in still)
-    for seed in (1, 2):
-        draw = np.random.default_rng(seed)
-
-        def move(arrays, draw=draw):
-            return {
-                n: x * (1 + MOVE * draw.choice([-1.0, 1.0], np.shape(x))) if is_float(x) else x
-                for n, x in arrays.items()
-            }
-
-        moved = side.run("float64", cotangents, move(side.leaves), move(inputs))
-        for largest, now, before in zip(worst, moved, still, strict=True):
-            for n in largest:
-                largest[n] = max(largest[n], distance(now[n], before[n]) / MOVE)
-    return worst
-
-
-def responses_everywhere(side: JaxSide, cotangents: Arrays | None = None) -> tuple[Arrays, Arrays]:
-    """Return how far each array moves when every operation's result moves by a relative 1.
-
-    As `responses`, but with the roundings inside counted: also of a formula that loses digits.
-    Source: Monte Carlo arithmetic (Parker, 1997), in extended precision.
-    """
-    draw = np.random.default_rng(1)
-
-    def jitter(eqn, operands, results, steps):
-        return [
-            x * (1 + MOVE * draw.choice([-1.0, 1.0], x.shape)) if is_float(x) else x
-            for x in results
-        ]
-
-    function, arguments = side.pulled(cotangents)
-    still = exactly(function, *arguments, x64=side.x64)
-    moved = exactly(function, *arguments, observe=jitter, x64=side.x64)
-    if cotangents is None:
-        still, moved = (still, {}), (moved, {})
-    else:
-        still, moved = ((outputs, {**g[0], **g[1]}) for outputs, g in (still, moved))
-    return tuple(
-        {n: distance(after[n], before[n]) / MOVE for n in before}
-        for before, after in zip(still, moved, strict=True)
-    )
-
-
-def exact_values(
-    side: JaxSide, cotangents: Arrays | None, shared: Mapping[str, str], truth: Callable | None
-) -> dict[str, np.ndarray]:
-    """Return the truth of what can be known: the user's, or JAX's in extended precision."""
-    from parity.sides import call, flat
-
-    if truth is not None:
-        values = {
-            n: x.astype(np.longdouble) if is_float(x) else x
-            for n, x in by_name(side.inputs).items()
-        }
-        found = flat(call(truth, side.inputs, values))
-        return dict(zip(shared, found.values(), strict=True))
-    if not side.is_small:
-        return {}
-    names = {j: t for t, j in shared.items()}
-    function, arguments = side.pulled(cotangents)
-    try:
-        found = exactly(function, *arguments, x64=side.x64)
-    except (NotImplementedError, TypeError, ValueError):
-        return {}  # an operation that has no form in extended precision
-    outputs, grads = found if cotangents is not None else (found, ({}, {}))
-    return merged((outputs, {**grads[0], **grads[1]}), names)
-
-
 def measure(
     name: str,
     dtype: str,
@@ -411,89 +320,3 @@ def measure(
         note=f"{in_t.dtype}, {in_j.dtype}" if in_t.dtype != in_j.dtype else "",
         **common,
     )
-
-
-def variants(torch_side: TorchSide, jax_side: JaxSide, dtype: str, seed: int) -> dict[str, str]:
-    """Compare on further inputs, outputs only; say what came out of each."""
-    inputs = by_name(torch_side.inputs)
-    rows = {x.shape[0] for x in inputs.values() if x.ndim}
-    steps = {x.shape[1] for x in inputs.values() if x.ndim > 2 and is_float(x)}
-    cut: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
-    if len(rows) == 1:
-        size = rows.pop()
-        cut = {"a batch of 1": lambda x: x[:1], "no rows": lambda x: x[:0]}
-        cut = {n: c for n, c in cut.items() if size > 1}
-    if len(steps) == 1 and all(is_float(x) for x in inputs.values()):
-        (T,) = steps
-        cut["one step"] = lambda x: x[:, :1] if x.ndim > 2 and x.shape[1] == T else x
-    found = {}
-    for name, change in cut.items():
-        changed = {n: change(x) if x.ndim else x for n, x in inputs.items()}
-        found[name] = attempt(torch_side, jax_side, dtype, changed)
-    found["memory that is not contiguous"] = attempt(
-        torch_side, jax_side, dtype, inputs, layout=scattered
-    )
-    if isinstance(torch_side.model, nn.Module):
-        found |= other_mode(torch_side, dtype)
-    return found
-
-
-def scattered(tensor: Any) -> Any:
-    """Return an equal tensor whose elements do not lie side by side."""
-    return tensor.repeat_interleave(2, dim=-1)[..., ::2] if tensor.ndim else tensor
-
-
-def attempt(
-    torch_side: TorchSide,
-    jax_side: JaxSide,
-    dtype: str,
-    inputs: Arrays,
-    layout: Callable = lambda t: t,
-) -> str:
-    """Compare outputs on some inputs, and say what came out."""
-    results: list[Any] = []
-    for run in (
-        lambda: torch_side.run(dtype, inputs=inputs, layout=layout)[0],
-        lambda: jax_side.run(dtype, inputs=inputs)[0],
-    ):
-        try:
-            results.append(run())
-        except Exception as error:
-            results.append(f"{type(error).__name__}: {str(error).splitlines()[0]:.80}")
-    in_t, in_j = results
-    refused = [
-        f"{side} refuses ({r})"
-        for side, r in (("torch", in_t), ("JAX", in_j))
-        if isinstance(r, str)
-    ]
-    if refused:
-        return "; ".join(refused)
-    worst = 0.0
-    same_names = set(in_t) == set(in_j)
-    for n, (name, x) in enumerate(in_t.items()):
-        y = in_j[name] if same_names else list(in_j.values())[n]
-        if x.shape != y.shape:
-            return f"differs: torch {x.shape}, JAX {y.shape}"
-        if not same_pattern(x.astype(float), y.astype(float)):
-            return "differs: NaN or inf on one side"
-        worst = max(worst, distance(x, y))
-    response = max(1.0, *responses(jax_side, inputs=inputs)[0].values(), 0.0)
-    bound = 2 * FACTOR * np.finfo(dtype).eps * response
-    return f"same, rel {worst:.1e}" if worst <= bound else f"differs: {worst:.1e} > {bound:.1e}"
-
-
-def other_mode(side: TorchSide, dtype: str) -> dict[str, str]:
-    """Say what torch's own output does in the mode, train or eval, that was not compared."""
-    model = side.model
-    given, other = ("train", "eval") if model.training else ("eval", "train")
-    state = torch.get_rng_state()
-    before = side.run(dtype)[0]
-    model.train(not model.training)
-    try:
-        after = side.run(dtype)[0]
-    finally:
-        model.train(not model.training)
-        torch.set_rng_state(state)
-    gap = max([distance(after[n], before[n]) for n in before] + [0.0])
-    text = f"torch differs by {gap:.1e} from its {given} mode, which is the one compared"
-    return {f"{other} mode": text if gap > np.finfo(dtype).eps * FACTOR else "same as in the other"}

@@ -19,10 +19,11 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from parity import patches
-from parity.diagnosis import place
-from parity.judge import FACTOR, responses, sides
+from parity.jaxprs import inner_jaxprs, place
+from parity.judge import sides
 from parity.measure import distance
-from parity.sides import Inputs, JaxSide, TorchSide, is_float, numpy_of
+from parity.rounding import FACTOR, responses
+from parity.sides import Inputs, JaxSide, TorchSide, call, flat, is_float, numpy_of
 from parity.truth import walk, widen
 from parity.weights import Weights
 
@@ -203,8 +204,6 @@ def trace(
 
 def run_flat(model: Callable, side: TorchSide, values: dict) -> Iterable[np.ndarray]:
     """Run torch; return its outputs in order."""
-    from parity.sides import call, flat
-
     return [numpy_of(x) for x in flat(call(model, side.inputs, values)).values()]
 
 
@@ -267,8 +266,6 @@ def follow(jaxpr: Any, given: list[set[int]], graph: dict[int, set[int]]) -> lis
 
 def inner_bodies(eqn: core.JaxprEqn) -> list[Any]:
     """Return the jaxprs that an operation runs."""
-    from parity.diagnosis import inner_jaxprs
-
     return (
         list(inner_jaxprs(eqn))[-1:] if eqn.primitive.name == "while" else list(inner_jaxprs(eqn))
     )

@@ -1,0 +1,57 @@
+"""Read and rewrite a JAX function's jaxpr: where an operation comes from, the numbers written in it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+
+def place(eqn: core.JaxprEqn) -> str:
+    """Return file and line of the user's code that an operation comes from."""
+    from jax._src import source_info_util
+
+    frame = source_info_util.user_frame(eqn.source_info.traceback)
+    return f"{Path(frame.file_name).name}:{frame.start_line}" if frame else "inside JAX"
+
+
+def inner_jaxprs(eqn: core.JaxprEqn) -> Iterable[Any]:
+    """Yield the jaxprs inside an operation."""
+    for value in eqn.params.values():
+        for part in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(part, core.ClosedJaxpr):
+                yield part.jaxpr
+            elif isinstance(part, core.Jaxpr):
+                yield part
+
+
+def rewrite(jaxpr: Any, literal: tuple[float, float] | str) -> Any:
+    """Replace a number, or leave out stop_gradient, in a jaxpr and all inside it."""
+
+    def inner(value):
+        if isinstance(value, core.ClosedJaxpr):
+            return value.replace(jaxpr=rewrite(value.jaxpr, literal))
+        if isinstance(value, core.Jaxpr):
+            return rewrite(value, literal)
+        return type(value)(map(inner, value)) if type(value) in (tuple, list) else value
+
+    equations = []
+    for eqn in jaxpr.eqns:
+        params = {name: inner(value) for name, value in eqn.params.items()}
+        operands = list(eqn.invars)
+        if literal == "stop_gradient":
+            if eqn.primitive.name == "stop_gradient":
+                eqn = eqn.replace(primitive=jax.lax.copy_p)
+                params = {}
+        else:
+            old, new = literal
+            operands = [
+                core.Literal(np.asarray(new, v.aval.dtype), v.aval)
+                if isinstance(v, core.Literal) and np.ndim(v.val) == 0 and float(v.val) == old
+                else v
+                for v in operands
+            ]
+        equations.append(eqn.replace(invars=operands, params=params))
+    return jaxpr.replace(eqns=equations)

@@ -1,0 +1,96 @@
+"""How far rounding may carry a model, and what it would give without: measured on the JAX side."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from parity.measure import distance
+from parity.sides import Arrays, JaxSide, by_name, call, flat, is_float
+from parity.truth import exactly
+
+# A sum of n terms and a few library functions of up to 5 ULP stay well below this many times the
+# effect of one rounding; a formula that differs by 1e-7 is 1e6 times above it in float64.
+FACTOR = 64
+MOVE = 2.0**-30  # relative; small enough to be linear, far above float64's rounding
+
+
+def responses(
+    side: JaxSide, cotangents: Arrays | None = None, inputs: Arrays | None = None
+) -> tuple[Arrays, Arrays]:
+    """Return how many times its size each array moves when all numbers move by a relative 1.
+
+    Measured with random signs on every number, twice; the larger counts.
+    """
+    inputs = inputs or by_name(side.inputs)
+    still = side.run("float64", cotangents, inputs=inputs)
+    worst = tuple(dict.fromkeys(part, 0.0) for part in still)
+    for seed in (1, 2):
+        draw = np.random.default_rng(seed)
+
+        def move(arrays, draw=draw):
+            return {
+                n: x * (1 + MOVE * draw.choice([-1.0, 1.0], np.shape(x))) if is_float(x) else x
+                for n, x in arrays.items()
+            }
+
+        moved = side.run("float64", cotangents, move(side.leaves), move(inputs))
+        for largest, now, before in zip(worst, moved, still, strict=True):
+            for n in largest:
+                largest[n] = max(largest[n], distance(now[n], before[n]) / MOVE)
+    return worst
+
+
+def responses_everywhere(side: JaxSide, cotangents: Arrays | None = None) -> tuple[Arrays, Arrays]:
+    """Return how far each array moves when every operation's result moves by a relative 1.
+
+    As `responses`, but with the roundings inside counted: also of a formula that loses digits.
+    Source: Monte Carlo arithmetic (Parker, 1997), in extended precision.
+    """
+    draw = np.random.default_rng(1)
+
+    def jitter(eqn, operands, results, steps):
+        return [
+            x * (1 + MOVE * draw.choice([-1.0, 1.0], x.shape)) if is_float(x) else x
+            for x in results
+        ]
+
+    function, arguments = side.pulled(cotangents)
+    still = exactly(function, *arguments, x64=side.x64)
+    moved = exactly(function, *arguments, observe=jitter, x64=side.x64)
+    if cotangents is None:
+        still, moved = (still, {}), (moved, {})
+    else:
+        still, moved = ((outputs, {**g[0], **g[1]}) for outputs, g in (still, moved))
+    return tuple(
+        {n: distance(after[n], before[n]) / MOVE for n in before}
+        for before, after in zip(still, moved, strict=True)
+    )
+
+
+def exact_values(
+    side: JaxSide, cotangents: Arrays | None, shared: Mapping[str, str], truth: Callable | None
+) -> dict[str, np.ndarray]:
+    """Return the truth of what can be known: the user's, or JAX's in extended precision."""
+    if truth is not None:
+        values = {
+            n: x.astype(np.longdouble) if is_float(x) else x
+            for n, x in by_name(side.inputs).items()
+        }
+        found = flat(call(truth, side.inputs, values))
+        return dict(zip(shared, found.values(), strict=True))
+    if not side.is_small:
+        return {}
+    names = {j: t for t, j in shared.items()}
+    function, arguments = side.pulled(cotangents)
+    try:
+        found = exactly(function, *arguments, x64=side.x64)
+    except (NotImplementedError, TypeError, ValueError):
+        return {}  # an operation that has no form in extended precision
+    outputs, grads = found if cotangents is not None else (found, ({}, {}))
+    return merged((outputs, {**grads[0], **grads[1]}), names)
+
+
+def merged(found: tuple[Arrays, Arrays], names: Mapping[str, str]) -> Arrays:
+    """Put outputs, renamed, and gradients, as "d NAME", into one dictionary."""
+    outputs = {names[n]: found[0][n] for n in found[0] if n in names}
+    return outputs | {f"d {n}": x for n, x in found[1].items()}
