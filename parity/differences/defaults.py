@@ -315,8 +315,11 @@ class EncoderLayersStartEqual:
         encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, batch_first=True), 2)
         for weight in encoder.parameters():
             nn.init.normal_(weight)
-        first, second = (layer.linear1.weight for layer in encoder.layers)
-        return torch.equal(first, second), False
+        ours = [layer.linear1.weight for layer in encoder.layers]
+        model = linen.Sequential([linen.Dense(4), linen.Dense(4)])
+        params = model.init(jax.random.key(0), jnp.ones((1, 4)))["params"]
+        first, second = (layer["kernel"] for layer in params.values())
+        return torch.equal(*ours), bool((first == second).all())
 
     source = ("torch.nn.TransformerEncoder", "flax.linen.layers/Sequential")
 
