@@ -111,7 +111,6 @@ def in_linen(layer: str, inputs) -> Jax:
     plain = {
         "linear": (linen.Dense(O), make.linear),
         "square": (linen.Dense(D), make.linear),
-        "without_bias": (linen.Dense(O, use_bias=False), make.linear),
         "layer_norm": (linen.LayerNorm(epsilon=1e-5, use_fast_variance=False), make.layer_norm),
         "conv1d": (linen.Conv(O, 3, padding=0), make.conv1d),
         "embedding": (linen.Embed(VOCABULARY, D), make.embedding),
@@ -164,7 +163,6 @@ def in_nnx(layer: str, inputs) -> Jax:
     make, options = maps.nnx, {"rngs": nnx.Rngs(0), "param_dtype": jnp.float64}
     cells = {
         "rnn": (nnx.SimpleCell, make.rnn_cell, {}),
-        "relu": (nnx.SimpleCell, make.rnn_cell, {"activation_fn": jax.nn.relu}),
         "lstm": (nnx.LSTMCell, make.lstm_cell, {}),
         "optimized_lstm": (nnx.OptimizedLSTMCell, make.optimized_lstm_cell, {}),
     }
@@ -181,8 +179,6 @@ def in_nnx(layer: str, inputs) -> Jax:
         norm = {"epsilon": 1e-5, "use_fast_variance": False}
         model, maker = {
             "linear": lambda: (nnx.Linear(D, O, **options), make.linear),
-            "square": lambda: (nnx.Linear(D, D, **options), make.linear),
-            "without_bias": lambda: (nnx.Linear(D, O, use_bias=False, **options), make.linear),
             "layer_norm": lambda: (nnx.LayerNorm(D, **norm, **options), make.layer_norm),
             "conv1d": lambda: (nnx.Conv(D, O, 3, padding=0, **options), make.conv1d),
             "embedding": lambda: (nnx.Embed(VOCABULARY, D, **options), make.embedding),
@@ -221,7 +217,6 @@ def in_equinox(layer: str, inputs) -> Jax:
     else:
         model, maker = {
             "linear": lambda: (eqx.nn.Linear(D, O, key=KEY), make.linear),
-            "square": lambda: (eqx.nn.Linear(D, D, key=KEY), make.linear),
             "without_bias": lambda: (eqx.nn.Linear(D, O, False, key=KEY), make.linear),
             "layer_norm": lambda: (eqx.nn.LayerNorm(D), make.layer_norm),
             "conv1d": lambda: (eqx.nn.Conv1d(D, O, 3, key=KEY), make.conv1d),
@@ -273,8 +268,6 @@ def in_haiku(layer: str, inputs) -> Jax:
     make = maps.haiku
     plain = {
         "linear": lambda: hk.Linear(O, name="own"),
-        "square": lambda: hk.Linear(D, name="own"),
-        "without_bias": lambda: hk.Linear(O, with_bias=False, name="own"),
         "layer_norm": lambda: hk.LayerNorm(-1, True, True, name="own"),
         "conv1d": lambda: hk.Conv1D(O, 3, padding="VALID", name="own"),
         "embedding": lambda: hk.Embed(VOCABULARY, D, name="own"),
@@ -309,7 +302,6 @@ def in_haiku(layer: str, inputs) -> Jax:
         "relu": make.rnn_cell,
         "lstm": make.lstm_cell,
         **dict.fromkeys(("attention", "odd_attention"), make.multi_head_attention),
-        **dict.fromkeys(("square", "without_bias"), make.linear),
     }.get(layer) or getattr(make, layer)
     weights = {"params": make.join({"own": maker("layer.")})}
     if layer == "batch_norm":
@@ -341,8 +333,6 @@ def in_keras(layer: str, inputs) -> Jax:
     recurrent = {"name": "own", "return_sequences": True, "return_state": True}
     model, weights = {
         "linear": lambda: (keras.layers.Dense(O, **options), make.linear),
-        "square": lambda: (keras.layers.Dense(D, **options), make.linear),
-        "without_bias": lambda: (keras.layers.Dense(O, use_bias=False, **options), make.linear),
         "layer_norm": lambda: (
             keras.layers.LayerNormalization(epsilon=1e-5, **options),
             make.layer_norm,
@@ -392,24 +382,15 @@ LIBRARIES = {
     "haiku": in_haiku,
     "keras": in_keras,
 }
-COMMON = ("linear", "square", "without_bias", "layer_norm", "conv1d", "batch_norm", "embedding")
+COMMON = ("linear", "layer_norm", "conv1d", "batch_norm", "embedding", "attention")
 LAYERS = {
-    "linen": (
-        *COMMON,
-        "attention",
-        "odd_attention",
-        "rnn",
-        "relu",
-        "lstm",
-        "optimized_lstm",
-        "gru",
-    ),
-    "nnx": (*COMMON, "attention", "rnn", "relu", "lstm", "optimized_lstm"),
-    "equinox": (*COMMON, "attention", "odd_attention", "lstm", "gru"),
-    "haiku": (*COMMON, "attention", "odd_attention", "relu", "lstm"),
-    "keras": (*COMMON, "attention", "odd_attention", "rnn", "lstm", "gru"),
+    "linen": ("square", "odd_attention", "rnn", "relu", "lstm", "optimized_lstm", "gru"),
+    "nnx": ("rnn", "lstm", "optimized_lstm"),
+    "equinox": ("without_bias", "odd_attention", "lstm", "gru"),
+    "haiku": ("odd_attention", "relu", "lstm"),
+    "keras": ("rnn", "lstm", "gru"),
 }
-PAIRS = [(library, layer) for library, layers in LAYERS.items() for layer in layers]
+PAIRS = [(library, layer) for library, layers in LAYERS.items() for layer in (*COMMON, *layers)]
 
 
 def randomised(module: nn.Module) -> nn.Module:

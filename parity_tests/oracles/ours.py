@@ -1,6 +1,6 @@
 """Ours on every case in its four implementations, and how an oracle is held against them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from typing import Any
@@ -18,12 +18,13 @@ from spec.params import split_layers
 # Every encoder once; dropout masks cannot be given to any oracle.
 CASES = list(dict.fromkeys(replace(c, dropout=0.0) for c in ALL if c.model != "lstm_attention"))
 LSTM = [case for case in CASES if case.model == "lstm"]
+STATE = [case for case in CASES if case.state]  # all options; few, as float32 compiles anew
 PLAIN = [case for case in CASES if not case.ragged and not case.bidirectional]
-IMPLEMENTATIONS: dict[str, tuple[Callable, Callable]] = {
-    "torch loop": (in_torch, partial(run_torch, layers=torch_impl.recurrent)),
-    "torch fast": (in_torch, partial(run_torch, layers=torch_impl.fast)),
-    "JAX scan": (in_jax, partial(run_jax, layers=jax_impl.recurrent)),
-    "JAX fast": (in_jax, partial(run_jax, layers=jax_impl.fast)),
+IMPLEMENTATIONS = {
+    "torch loop": (in_torch, run_torch, torch_impl.recurrent),
+    "torch fast": (in_torch, run_torch, torch_impl.fast),
+    "JAX scan": (in_jax, run_jax, jax_impl.recurrent),
+    "JAX fast": (in_jax, run_jax, jax_impl.fast),
 }
 LARGEST: dict[str, float] = {}  # error of each oracle so far; conftest prints it
 
@@ -37,13 +38,10 @@ def rounded(case: Case) -> dict[str, np.ndarray]:
 def ours(case: Case, dtype: str = "float64") -> dict[str, dict[str, np.ndarray]]:
     """Outputs and gradients of each implementation; of float32 on the rounded numbers."""
     leaves = leaves_of(case) if dtype == "float64" else rounded(case)
-    found = {}
-    for name, (run, function) in IMPLEMENTATIONS.items():
-        found[name] = run(
-            lambda leaves, function=function: function(case, leaves=leaves),
-            *(leaves, cotangents_of(case), dtype),
-        )
-    return found
+    return {
+        name: run(partial(function, case, layers), leaves, cotangents_of(case), dtype)
+        for name, (run, function, layers) in IMPLEMENTATIONS.items()
+    }
 
 
 def assert_agree(oracle: str, case: Case, theirs: dict[str, np.ndarray]) -> None:
@@ -55,27 +53,25 @@ def assert_agree(oracle: str, case: Case, theirs: dict[str, np.ndarray]) -> None
     assert_same(found, expected)
 
 
-def assert_as_exact(oracle: str, case: Case, theirs: dict[str, np.ndarray]) -> None:
+def assert_as_exact(oracle: str, cases: Sequence[Case], run: Callable) -> None:
     """Hold ours in float32 against the error that a float32 oracle has itself.
 
-    Outputs together, gradients together: in a single small array an error may be 0 by luck.
+    run(case, leaves, cotangents) -> outputs, perhaps gradients. Errors are root mean squares over the
+    cases: in a single small array one may be 0 by luck.
     """
-    leaves, (run, function) = rounded(case), IMPLEMENTATIONS["torch loop"]
-    truth = run(lambda leaves: function(case, leaves=leaves), leaves, cotangents_of(case))
-    for gradients in (False, True):
-        names = [n for n in theirs if n.startswith("d ") == gradients]
-        if not names:
-            continue
-
-        def error(found, names=names):
-            both = (np.concatenate([np.ravel(x[n]) for n in names]) for x in (found, truth))
-            return relative_error(*both)
-
-        own = error(theirs)
-        LARGEST[oracle] = max(LARGEST.get(oracle, 0.0), own)
-        assert own < 1e-6, f"{oracle} computes something else: {own:.1e}"
-        for name, found in ours(case, "float32").items():
-            assert error(found) <= 2 * own, f"{name}: {error(found):.1e}, {oracle}: {own:.1e}"
+    squares = dict.fromkeys([oracle, *IMPLEMENTATIONS], 0.0)
+    for case in cases:
+        leaves, cotangents = rounded(case), cotangents_of(case)
+        truth = in_torch(partial(run_torch, case, torch_impl.recurrent), leaves, cotangents)
+        theirs = run(case, leaves, cotangents)
+        for name, found in {oracle: theirs, **ours(case, "float32")}.items():
+            errors = [relative_error(found[n], truth[n]) for n in theirs]
+            assert max(errors) < 2e-6, f"{name} computes something else for {case}: {errors}"
+            squares[name] += np.mean(np.square(errors)) / len(cases)
+            if name == oracle:
+                LARGEST[oracle] = max(LARGEST.get(oracle, 0.0), *errors)
+    typical = {name: float(square**0.5) for name, square in squares.items()}
+    assert max(typical.values()) <= 2 * typical[oracle], typical
 
 
 def by_layers(case: Case, one_layer: Callable, xp: Any, leaves: Any) -> dict[str, Any]:
@@ -89,8 +85,8 @@ def by_layers(case: Case, one_layer: Callable, xp: Any, leaves: Any) -> dict[str
         zeros = xp.zeros((case.layers * case.config.directions, B, H), dtype=str(x.dtype)[-7:])
         state = (zeros,) * (2 if case.model == "lstm" else 1)
     state = state if isinstance(state, tuple) else (state,)
-    valid = np.ones((B, T)) if case.lengths is None else np.arange(T) < case.lengths[:, None]
-    valid = xp.asarray(valid[..., None], dtype="bool")
+    lengths = np.full(B, T) if case.lengths is None else case.lengths
+    valid = (np.arange(T) < lengths[:, None])[..., None]
     x, finals = xp.where(valid, x, xp.zeros_like(x)), []
     for layer, directions in enumerate(split_layers(params)):
         rows = slice(layer * len(directions), (layer + 1) * len(directions))

@@ -101,9 +101,7 @@ def nnx_layer(kind, maker, case, directions, x, first):
 FLAX = {
     "linen SimpleCell": (linen_layer, linen.SimpleCell, maps.linen.rnn_cell),
     "linen LSTMCell": (linen_layer, linen.LSTMCell, maps.linen.lstm_cell),
-    "linen OptimizedLSTMCell": (linen_layer, linen.OptimizedLSTMCell, maps.linen.lstm_cell),
     "nnx SimpleCell": (nnx_layer, nnx.SimpleCell, maps.nnx.rnn_cell),
-    "nnx LSTMCell": (nnx_layer, nnx.LSTMCell, maps.nnx.lstm_cell),
     "nnx OptimizedLSTMCell": (nnx_layer, nnx.OptimizedLSTMCell, maps.nnx.optimized_lstm_cell),
 }
 PAIRS = [(c, n) for c in CASES for n in FLAX if ("LSTM" in n) == (c.model == "lstm")]

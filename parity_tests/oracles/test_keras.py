@@ -1,0 +1,74 @@
+"""Ours and Keras 3, on its JAX and on its torch backend.
+
+A process has one backend: here JAX's, unless KERAS_BACKEND says torch, as the last test's child does.
+Both round to float32 whatever the dtype: Keras 3.15 makes a float32 of two float64 in `ops.matmul` on
+torch, in `ops.tanh` on JAX.
+"""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from parity_tests.cases import H
+from parity_tests.compare import in_jax, in_torch
+from parity_tests.oracles.ours import STATE, assert_as_exact, by_layers
+
+BACKEND = os.environ.setdefault("KERAS_BACKEND", "jax")
+keras = pytest.importorskip("keras", reason="make oracles installs it")
+RUN = {"jax": in_jax, "torch": in_torch}
+EACH = STATE if BACKEND == "jax" else [case for case in STATE if case.layers == 2]
+
+
+def keras_layer(case, directions, x, first):
+    """Run one LSTM or SimpleRNN, or a Bidirectional of it: lengths, as masks, are Keras's.
+
+    Both biases become one; the gates' order is torch's.
+    """
+    kind = keras.layers.LSTM if case.model == "lstm" else keras.layers.SimpleRNN
+    options = {} if case.model == "lstm" else {"activation": case.nonlinearity}
+    dtype = str(x.dtype)[-7:]
+    layer = kind(H, return_sequences=True, return_state=True, dtype=dtype, **options)
+    if len(directions) == 2:
+        layer = keras.layers.Bidirectional(layer, dtype=dtype)
+    layer.build(x.shape)
+    weights = [
+        array
+        for own in directions
+        for array in (own["weight_ih"].T, own["weight_hh"].T, own["bias_ih"] + own["bias_hh"])
+    ]
+    mask = None
+    if case.lengths is not None:
+        mask = keras.ops.convert_to_tensor(np.arange(x.shape[1]) < case.lengths[:, None])
+    others = [v.value for v in layer.non_trainable_variables]  # random streams
+    states = [part[d] for d in range(len(directions)) for part in first]
+    (outputs, *last), _ = layer.stateless_call(weights, others, x, initial_state=states, mask=mask)
+    count = len(first)
+    return outputs, tuple(keras.ops.stack(last[n::count]) for n in range(count))
+
+
+def test_keras():
+    def run(case, leaves, cotangents):
+        function = partial(by_layers, case, keras_layer, keras.ops)
+        return RUN[BACKEND](function, leaves, cotangents, "float32")
+
+    assert keras.config.backend() == BACKEND
+    assert_as_exact(f"keras on {BACKEND} (float32)", EACH, run)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="the child itself")
+def test_keras_on_torch():
+    """The test above in a process of its own."""
+    child = subprocess.run(
+        [sys.executable, "-m", "pytest", __file__],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "KERAS_BACKEND": "torch"},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stdout[-3000:] + child.stderr[-3000:]
+    assert "1 passed, 1 skipped" in child.stdout
