@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints/py311.txt
 
-.PHONY: demo test test-long faults one-framework bench figure clean
+.PHONY: demo test test-long faults one-framework oracles bench figure clean
 
 demo: .venv/ready  ## train on bundled data in both backends, print the results side by side
 	@mkdir -p runs && rm -rf runs/demo-torch runs/demo-jax
@@ -26,6 +26,9 @@ one-framework: .venv-torch/ready .venv-jax/ready  ## tests/ with only PyTorch, t
 	.venv-torch/bin/pytest tests -m "not long"
 	.venv-jax/bin/pytest tests -m "not long"
 
+oracles: .venv/oracles  ## ours and the ready weight maps against layers that no one here wrote
+	$(BIN)/pytest parity_tests/oracles parity_tests/test_maps.py
+
 bench: .venv/bench  ## time a train step and an epoch beside the frameworks' own layers and Keras
 	$(BIN)/python -m benchmarks.train_step
 
@@ -39,6 +42,10 @@ figure: demo  ## the picture of the README
 
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install $(PIP_OPTIONS) -e '.[bench]'
+	@touch $@
+
+.venv/oracles: .venv/ready
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e '.[oracles]'
 	@touch $@
 
 .venv-%/ready: pyproject.toml constraints/py311.txt
