@@ -12,8 +12,8 @@ Writes DIR/report.html, which needs no other file, and DIR/parity.json:
          "verdict": as above, for this dtype},
      "drift": {"verdict", "sentence", "dtype", "step", "array", "growth"}, see parity.drift,
      "speed": {dtype: {"torch": {"first_step_seconds", "step_seconds", "peak_mib"}, "jax": {..}}},
-     "environment": {"versions", "cpu", "cores", "load", "system", "command", "seed", "inject", "data",
-         "options"}}
+     "environment": {"versions", "cpu", "cores", "load", "system", "command", "seed", "data",
+         "options", "parameters", "inject": null or {"name", "sentence"}}}
 
 "rel" is ||torch - JAX|| / ||truth||, "torch_rel" and "jax_rel" are each side's distance from the truth,
 "worst" the index of the largest difference; "loss" is the batch's before the step, "params_rel" of all
@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
         say(note)
     result, curves = study(config, dataset, name)
     command = shlex.join(["python", "compare.py", *argv])
-    result["environment"] = environment(command, config, dataset) | {"inject": name}
+    result["environment"] |= environment(command, config, dataset)
 
     from experiment.study import write
     from report.parity_page import page, summary
@@ -101,7 +101,7 @@ def study(config: Any, dataset: Any, name: str | None) -> tuple[dict[str, Any], 
     from experiment.study import alone, batches, counted, speed, steps_of, training
     from parity.drift import drift
     from parity.family import judge_forward, judge_gradients, ulps_by_step
-    from parity.inject import injected, require_visible
+    from parity.inject import INJECTIONS, injected, require_visible
     from spec.config import Execution
     from spec.params import init_params, parameter_schema
 
@@ -110,7 +110,9 @@ def study(config: Any, dataset: Any, name: str | None) -> tuple[dict[str, Any], 
     batch = next(batches(config, dataset))
     in_torch, in_jax = (training(side, config, dataset) for side in ("torch", "jax"))
     steps = steps_of(config, dataset)
+    fault = None
     if name:
+        fault = {"name": name, "sentence": INJECTIONS[name].sentence}
         require_visible(name, model, config, len(dataset.train) % config.batch_size > 0)
     result: dict[str, Any] = {"verdict": ""} | {dtype: {} for dtype in DTYPES}
     curves: dict[str, Any] = {dtype: {} for dtype in DTYPES}
@@ -139,6 +141,7 @@ def study(config: Any, dataset: Any, name: str | None) -> tuple[dict[str, Any], 
         dtype: {side: alone(speed, side, config, start, dtype) for side in ("torch", "jax")}
         for dtype in reversed(DTYPES)
     }
+    result["environment"] = {"inject": fault, "parameters": sum(x.size for x in start.values())}
     return result, curves
 
 

@@ -89,8 +89,8 @@ def drift(torch_run: Run, jax_run: Run, start: Arrays) -> Drift:
 
     A run is a function of (start, dtype): it begins from those float64 arrays cast to the dtype, and
     yields after each step the arrays to compare by name: the loss, parameters, the optimiser's
-    moments .. Both must see the same batches. It is called once a dtype, torch's once more from a
-    start moved by one rounding; JAX's with 64 bits on or off as the dtype needs.
+    moments .. Both must see the same batches. It is called once a dtype, JAX's with 64 bits on or
+    off as the dtype needs, and once more from a start moved by one rounding.
 
     Args:
       torch_run, jax_run: the runs.
@@ -104,7 +104,7 @@ def drift(torch_run: Run, jax_run: Run, start: Arrays) -> Drift:
         "jax": in_jax(jax_run, start, "float64"),
         "torch32": torch_run(start, "float32"),
         "jax32": in_jax(jax_run, start, "float32"),
-        "moved": torch_run(moved_by_one_rounding(start), "float64"),
+        "moved": in_jax(jax_run, moved_by_one_rounding(start), "float64"),
     }
     names, single, rows, numbers, end = [], [], [], [], None
     for found in zip(*runs.values(), strict=True):
@@ -183,7 +183,7 @@ def norms(step: Mapping[str, Arrays], names: Sequence[str]) -> np.ndarray:
                 raise ValueError(f"{n} has the shapes {shapes}")
         flat[run] = np.concatenate([np.ravel(arrays[n]) for n in names], dtype=np.float64)
     pairs = [("torch", "jax"), ("torch32", "jax32"), ("torch32", "torch"), ("jax32", "jax")]
-    apart = [flat[a] - flat[b] for a, b in (*pairs, ("moved", "torch"))]
+    apart = [flat[a] - flat[b] for a, b in (*pairs, ("moved", "jax"))]
     return np.sqrt([np.add.reduceat(x**2, ends) for x in (*apart, flat["torch"])]).T
 
 
