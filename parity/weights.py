@@ -52,6 +52,12 @@ class Read(Mapping):
         self.names.add(name)
         return self.arrays[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self.arrays
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
 
