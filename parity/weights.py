@@ -56,7 +56,7 @@ class Read(Mapping):
         return name in self.arrays
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[name] if name in self.arrays else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.arrays)
