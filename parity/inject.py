@@ -43,15 +43,15 @@ class Injection:
 
 @contextmanager
 def injected(name: str, batch_size: int) -> Iterator[None]:
-    """Switch a difference on; what JAX compiled before, and under it, is forgotten."""
-    jax.clear_caches()
+    """Switch a difference on; the training step that JAX compiled before, and under it, is forgotten."""
+    training._step.clear_cache()
     try:
         with ExitStack() as stack:
             for (owner, attribute), value in INJECTIONS[name].change(batch_size).items():
                 stack.enter_context(patch.object(owner, attribute, value))
             yield
     finally:
-        jax.clear_caches()
+        training._step.clear_cache()
 
 
 def unknown(name: str) -> str:

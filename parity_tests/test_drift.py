@@ -13,8 +13,8 @@ from spec.batch import Batch
 from spec.config import Execution, ModelConfig, OptimizerConfig
 from spec.params import init_params, parameter_schema
 
-STEPS = 80
-CONFIG = ModelConfig(model="lstm_attention", input_size=1, output_size=1, hidden_size=6)
+STEPS = 60
+CONFIG = ModelConfig(model="rnn", input_size=1, output_size=1, hidden_size=6)
 RULE = OptimizerConfig(optimizer="adamw", lr=1e-2, weight_decay=1e-2, clip_norm=0.5)
 START = init_params(parameter_schema(CONFIG), seed=1)
 
