@@ -75,7 +75,8 @@ def main(argv: list[str]) -> None:
     from experiment.study import write
     from report.parity_page import page, summary
 
-    write(Path(out), {"parity.json": as_json(result), "report.html": page(result, curves)})
+    write(Path(out), {"parity.json": as_json(result)})
+    write(Path(out), {"report.html": page(result, curves)})
     say(summary(result))
     return say(f"report: {Path(out) / 'report.html'}")
 
@@ -103,6 +104,7 @@ def study(config: Any, dataset: Any, name: str | None) -> tuple[dict[str, Any], 
     from parity.family import judge_forward, judge_gradients, ulps_by_step
     from parity.inject import INJECTIONS, injected, require_visible
     from spec.config import Execution
+    from spec.errors import DivergedError
     from spec.params import init_params, parameter_schema
 
     model = model_config(config, dataset.meaning)
@@ -125,7 +127,10 @@ def study(config: Any, dataset: Any, name: str | None) -> tuple[dict[str, Any], 
             result[dtype]["forward"] = kept(forward.outputs + gradients.outputs)
             result[dtype]["gradients"] = kept(gradients.gradients)
             curves[dtype]["ulps"] = ulps_by_step(model, start, batch, dtype)
-        runs = drift(in_torch, counted(in_jax, steps), start)
+        try:
+            runs = drift(in_torch, counted(in_jax, steps), start)
+        except ValueError as error:
+            raise DivergedError(f"{error}; nothing can be compared, try a smaller --lr") from None
     for dtype in DTYPES:
         losses = (x.tolist() for x in runs.numbers[dtype]["loss"])
         weights = runs.relative(dtype, start).tolist()
@@ -162,6 +167,8 @@ def verdict(section: Mapping[str, Any], runs: Any, dtype: str) -> str:
         found = [*found[:3], f"{len(found) - 3} more arrays"]
     if runs.dtype == dtype:
         found.append(f"training: {runs.sentence}")
+    elif runs.parted[dtype]:
+        found.append(f"training: from step {runs.parted[dtype]} on by more than rounding")
     if found:
         return f"different: {'; '.join(found)}"
     return f"chaos: {runs.sentence}" if runs.verdict == "chaos" else "same"

@@ -146,13 +146,13 @@ def alone(function: Callable, *arguments: Any) -> Any:
 
 
 def write(directory: Path, files: Mapping[str, str]) -> None:
-    """Make a directory and write text files to it.
+    """Write text files to a directory, which is made where it is missing.
 
     Raises:
       OutputError: it cannot be made, or a file not be written.
     """
     try:
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{directory}: cannot be made: {error.strerror}") from None
     for name, text in files.items():

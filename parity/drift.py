@@ -35,6 +35,7 @@ class Drift:
         it shows. "bug": more than rounding.
       sentence: the verdict in words: rates, or the step and the arrays.
       step, array, dtype: where a bug shows first; steps count from 1.
+      parted: by dtype the first step at which more than rounding parts the runs, None for never.
       names: of the arrays [N].
       gaps: ||torch - JAX|| by dtype [S, N].
       bounds: what rounding explains of them by dtype [S, N]; see the module.
@@ -49,6 +50,7 @@ class Drift:
     step: int | None
     array: str | None
     dtype: str | None
+    parted: Mapping[str, int | None]
     names: Sequence[str]
     gaps: Mapping[str, np.ndarray]
     bounds: Mapping[str, np.ndarray]
@@ -236,7 +238,9 @@ def judged(
         "one rounding": rate(ratio(total(moved), total(size))),
     }
     wide = {"float32": bound32[:, None] * ratio(least, total(least)[:, None]), "float64": bound}
+    beyond = {"float32": total(gap32) > bound32, "float64": (gap > bound).any(axis=1)}
     found = {
+        "parted": {d: int(np.argmax(x)) + 1 if x.any() else None for d, x in beyond.items()},
         "names": names,
         "gaps": {"float32": gap32, "float64": gap},
         "bounds": wide,

@@ -16,6 +16,7 @@ from experiment import study
 from experiment.checkpoint import model_config
 from parity.drift import drift
 from parity.inject import INJECTIONS, injected
+from report.parity_page import page
 from spec.errors import ConfigError
 from spec.params import init_params, parameter_schema
 
@@ -120,6 +121,26 @@ FOUND = {
 }
 
 
+def test_page_shows_long_runs_and_bugs(report):
+    """Of many steps a mean is drawn; the bug's step is marked; what is not finite is said."""
+    found = json.loads(json.dumps(report[1]))
+    steps = np.arange(1, 301)
+    for dtype in ("float32", "float64"):
+        loss = {"loss_torch": 1.0, "loss_jax": 1.0, "params_rel": 0.0}
+        found[dtype]["training"] = [{"step": int(step), **loss} for step in steps]
+    found["float64"]["forward"]["h"] |= {"rel": None, "verdict": "NaN or inf on one side"}
+    found["drift"]["step"] = 217
+    curves = {
+        dtype: {"apart": 1e-9 * steps, "explained": np.full(300, 1e-8), "ulps": {}}
+        for dtype in ("float32", "float64")
+    }
+    html = page(found, curves)
+    assert "mean of 3 steps" in html
+    assert "step 217" in html
+    assert "not finite" in html
+    assert html.count("<svg") == 2  # without states no heat map
+
+
 def test_every_fault_has_a_test():
     assert set(FOUND) == set(INJECTIONS)
 
@@ -140,6 +161,9 @@ def test_fault_is_found(name, files):
     step, array = FOUND[name]
     assert (found.verdict, found.step) == ("bug", step), found
     assert re.search(array, found.array), found
+    assert found.parted["float64"] == step
+    if name in ("padding_in_mean", "float32_inside"):
+        assert found.parted["float32"] == (step if name == "padding_in_mean" else None)
 
 
 def test_verdict_names_the_arrays_and_the_step(files, tmp_path, monkeypatch, capsys):

@@ -20,6 +20,7 @@ DTYPES = ("float64", "float32")
 SIDES = {"torch": ("PyTorch", "#d1495b"), "jax": ("JAX", "#1f5f99")}
 COLOURS = {"float64": "#3d348b", "float32": "#c77700"}
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+ABOVE = {"loc": "lower right", "bbox_to_anchor": (1, 0.97), "ncols": 2}
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
@@ -124,7 +125,8 @@ def banner(result: Mapping[str, Any]) -> str:
 
 def most(section: Mapping[str, Mapping[str, Any]]) -> tuple[float, str]:
     """Return the largest relative error among arrays, and whose it is."""
-    return max((entry["rel"], name) for name, entry in section.items())
+    rel = {name: entry["rel"] for name, entry in section.items()}
+    return max((np.inf if value is None else value, name) for name, value in rel.items())
 
 
 def key_figures(result: Mapping[str, Any], dtype: str) -> dict[str, tuple[float, str]]:
@@ -200,15 +202,15 @@ def losses(result: Mapping[str, Any]) -> Figure:
         steps = np.array([row["step"] for row in rows])[window - 1 :]
         for side, style in (("torch", {"lw": 3.6, "alpha": 0.35}), ("jax", {"lw": 0.9})):
             label, colour = SIDES[side]
-            panel.plot(
-                steps, [row[f"loss_{side}"] for row in rows], color=colour, label=label, **style
-            )
+            loss = [row[f"loss_{side}"] for row in rows]
+            mean = np.convolve(loss, np.full(window, 1 / window), "valid")
+            panel.plot(steps, mean, color=colour, label=label, **style)
         panel.set_title(dtype, loc="left", fontsize=9.5, color=COLOURS[dtype], fontweight="bold")
         panel.set_xlabel("step")
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(axis="y", color="#eceef1", lw=0.8)
     axes[0].set_ylabel("loss" if window == 1 else f"loss, mean of {window} steps")
-    axes[0].legend(loc="upper right")
+    axes[0].legend(**ABOVE)
     return drawn
 
 
@@ -245,7 +247,7 @@ def apart(curves: Mapping[str, Any], result: Mapping[str, Any], step: int | None
     panel.set_ylabel("relative difference")
     panel.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     panel.grid(axis="y", color="#eceef1", lw=0.8)
-    panel.legend(loc="upper right", ncols=2)
+    panel.legend(**ABOVE)
     panel.margins(x=0.01)
     return drawn
 
@@ -258,11 +260,11 @@ def heat_map(curves: Mapping[str, Any]) -> Figure:
     top = max(10.0, *(np.nanmax(table) for table in tables.values()))
     colours = matplotlib.colormaps["YlGnBu"].with_extremes(bad="#e9ebee")
     for panel, dtype in zip(axes, DTYPES, strict=True):
-        table = np.maximum(tables[dtype], 0.1)  # NaN stays
+        table = np.maximum(tables[dtype], 1)  # NaN stays
         mesh = panel.pcolormesh(
             np.ma.masked_invalid(table),
             cmap=colours,
-            norm=LogNorm(0.1, top),
+            norm=LogNorm(1, top),
             edgecolor="face",
             lw=0.2,
         )
