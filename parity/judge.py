@@ -278,7 +278,9 @@ def measure(
             verdict = "dtypes differ"
         return Measured(verdict=verdict, note=f"{in_t.dtype}, {in_j.dtype}", **common)
     truth = np.asarray(exact if exact is not None else (wide_t + wide_j) / 2, np.longdouble)
-    rounding = {d: FACTOR * np.finfo(d).eps * max(response, 1.0) for d in ("float32", "float64")}
+    size = float(np.linalg.norm(np.nan_to_num(np.asarray(truth, float))))
+    response = max(response, 1.0, largest / size if size else 1.0)
+    rounding = {d: FACTOR * np.finfo(d).eps * response for d in ("float32", "float64")}
     agree = distance(wide_t, wide_j) <= 2 * rounding["float64"]
     bound = rounding[dtype]
     off_t, off_j = (distance(x, truth) for x in (in_t, in_j))
@@ -288,7 +290,7 @@ def measure(
     worst = tuple(int(i) for i in np.unravel_index(np.argmax(gap), gap.shape)) if gap.size else ()
     if not same_pattern(in_t, in_j):
         verdict = "NaN or inf on one side"
-    elif np.linalg.norm(gap) <= FACTOR * np.finfo(dtype).eps * largest:
+    elif size == 0 and np.linalg.norm(gap) <= FACTOR * np.finfo(dtype).eps * largest:
         verdict = "both within rounding"
     elif agree or exact is not None:
         states = {

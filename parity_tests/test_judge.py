@@ -11,7 +11,21 @@ import parity
 from parity.measure import ulps
 from parity.truth import exactly
 from parity_tests.cases import CASES
-from parity_tests.test_diagnose import BLOCK, FLAX_WEIGHTS, LSTM, B, H, P, T, X, flax_block, lstm
+from parity_tests.test_diagnose import (
+    ATTENTION,
+    BLOCK,
+    FLAX_WEIGHTS,
+    LSTM,
+    MASK,
+    B,
+    H,
+    P,
+    T,
+    X,
+    attention,
+    flax_block,
+    lstm,
+)
 from parity_tests.test_models import run_jax, run_numpy
 from spec.params import parameter_schema
 
@@ -92,6 +106,22 @@ def test_a_gradient_off_by_a_factor():
     assert report["output"].same
     assert not report["d input"].same
     assert report["d input"].jax == pytest.approx(2 * report["d input"].torch)
+
+
+def test_a_gradient_that_is_zero_on_paper():
+    """A bias that the softmax cancels: its gradient is noise, unless it is wrong."""
+    report = parity.compare(ATTENTION, attention, (X, MASK), None, "equal")
+    assert report.same
+    assert report["d k.bias"].rel < report["d k.bias"].tolerance
+    assert report["d k.bias"].tolerance > 1e3 * report["d q.bias"].tolerance
+    report = parity.compare(
+        ATTENTION,
+        lambda p, x, m: attention(p, x, m) + 1e-6 * p["k"]["bias"],
+        (X, MASK),
+        None,
+        "equal",
+    )
+    assert not report["d k.bias"].same
 
 
 def test_who_is_off():
