@@ -140,13 +140,18 @@ def epoch_of(step: Step, B: int) -> Step:
 
 
 def measure(works: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each contender in each round, after two that do not count."""
+    """Return the milliseconds of each contender in each round, after two that do not count.
+
+    Each round starts with another contender: what ran before one, and left its threads and caches
+    behind, is then the same for all in turn.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
-    for counted in [False] * 2 + [True] * rounds:
-        for name, work in works.items():
+    names = list(works)
+    for n in range(-2, rounds):
+        for name in names[n % len(names) :] + names[: n % len(names)]:
             began = time.perf_counter()
-            work()
-            if counted:
+            works[name]()
+            if n >= 0:
                 times[name].append((time.perf_counter() - began) * 1e3)
     return times
 
