@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from jax_impl.arrays import to_tree
+
 Arrays = Mapping[str, Any]
 Rule = Callable[[Arrays], Any]
 Weights = Callable[[Arrays], Any] | Mapping[str, str | Rule]
@@ -106,19 +108,7 @@ def convert(
     if template is not None:
         structure = jax.tree.structure(template)
         return jax.tree.unflatten(structure, [made[name] for name in named(template)])
-    return tree if callable(weights) else nested(made)
-
-
-def nested(made: Arrays) -> dict[str, Any]:
-    """Turn names with dots into dictionaries in each other."""
-    tree: dict[str, Any] = {}
-    for name, leaf in made.items():
-        *parts, last = name.split(".")
-        branch = tree
-        for part in parts:
-            branch = branch.setdefault(part, {})
-        branch[last] = leaf
-    return tree
+    return tree if callable(weights) else to_tree(made)
 
 
 def transpose(name: str) -> Rule:
