@@ -19,9 +19,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jax_impl.arrays import to_tree
 from parity.maps import linen
 from parity.maps.layers import Cell, Map, cell, layer, reorder
-from parity.weights import named, nested
+from parity.weights import named
 
 
 def functional(layer: Any) -> tuple[Callable, dict[str, Any]]:
@@ -40,7 +41,7 @@ def functional(layer: Any) -> tuple[Callable, dict[str, Any]]:
         return layer.stateless_call(*given, *inputs, **options)[0]
 
     floats = [v for v in layer.variables if "float" in str(v.dtype)]  # the rest are random streams
-    return function, nested({path(v): v.value for v in floats})
+    return function, to_tree({path(v): v.value for v in floats})
 
 
 @layer("weight", "bias?")
