@@ -1,8 +1,8 @@
 """Why a PyTorch callable and a JAX callable differ: which known explanation removes the difference.
 
 Each explanation is a change to one side (`parity.explanations`). One is believed only if with it all
-outputs agree to rounding, on the given inputs and on others, and so do the gradients. Single changes
-are tried first, then pairs.
+outputs agree to rounding, on the given inputs and on others; where the outputs agree from the start,
+the gradients. Single changes are tried first, then pairs.
 """
 
 import contextlib
@@ -23,12 +23,9 @@ from parity.jaxprs import inner_jaxprs, place, rewrite
 from parity.judge import sides
 from parity.measure import distance, same_pattern
 from parity.patches import Patched
-from parity.rounding import FACTOR, responses, responses_everywhere
+from parity.rounding import FACTOR, responses, responses_everywhere, tolerance
 from parity.sides import Arrays, Inputs, JaxSide, TorchSide, by_name, is_float
-from parity.truth import exactly
 from parity.weights import Weights
-
-Values = list[np.ndarray]
 
 
 @dataclass
@@ -251,7 +248,7 @@ class Search:
             moved = responses(self.jax_side)[0].values()
         except Exception:
             moved = [1.0]  # JAX cannot run as it is; a change will say why
-        return 2 * FACTOR * np.finfo("float64").eps * max([1.0, *moved])
+        return tolerance(moved)
 
     def only_rounding(self, plain_t: Any, plain_j: Any, before: float) -> bool:
         """Tell whether the roundings inside explain a difference, alike on both sides."""
@@ -268,10 +265,8 @@ class Search:
 
     def exact(self, observe: Callable | None = None) -> Any:
         """Return JAX's outputs, and gradients if in question, in extended precision."""
-        function, arguments = self.jax_side.pulled(self.cotangents_j())
-        found = exactly(function, *arguments, observe=observe, x64=self.jax_side.x64)
-        outputs, grads = found if self.gradients else (found, ({}, {}))
-        return [np.asarray(outputs[n]) for n in self.jax_side.names], {**grads[0], **grads[1]}
+        outputs, gradients = self.jax_side.exact(self.cotangents_j(), observe=observe)
+        return list(outputs.values()), gradients
 
     def with_gradients(self, plain_t: Any, plain_j: Any) -> float:
         """Draw cotangents, and return the largest relative difference with gradients."""
@@ -283,7 +278,7 @@ class Search:
         self.gradients = True
         in_t, in_j = self.torch_values([]), self.jax_values([])
         moved = responses(self.jax_side, self.pulled[1])[1].values()
-        self.bound = max(self.bound, 2 * FACTOR * np.finfo("float64").eps * max([1.0, *moved]))
+        self.bound = max(self.bound, tolerance(moved))
         return self.error(in_t, in_j) if drawn else 0.0
 
     def search(

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from parity.judge import FACTOR
+from parity.rounding import FACTOR
 
 Arrays = Mapping[str, np.ndarray]
 Run = Callable[[Arrays, str], Iterable[Arrays]]

@@ -7,7 +7,6 @@ is measured, not guessed: every input and weight is moved by one rounding error,
 a well-conditioned one a narrow.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from parity.measure import Measured, distance, same_pattern, ulps
-from parity.rounding import FACTOR, exact_values, merged, responses, responses_everywhere
+from parity.rounding import FACTOR, exact_values, merged, responses, responses_everywhere, tolerance
 from parity.sides import (
     Arrays,
     Inputs,
@@ -94,9 +93,6 @@ class Report:
         parts = {"outputs": plain(self.outputs), "gradients": plain(self.gradients)}
         rest = {"variants": self.variants, "notes": self.notes}
         return {"verdict": self.verdict, "same": self.same, "dtype": self.dtype, **parts, **rest}
-
-    def to_json(self) -> str:
-        return json.dumps(self.as_dict(), indent=2)
 
 
 def explain(a: Measured) -> str:
@@ -199,7 +195,7 @@ def judge(
     wide_t, wide_j = both("float64")
     found_t, found_j = (wide_t, wide_j) if dtype == "float64" else both(dtype)
     moved = merged(responses(jax_side, to_jax), {j: t for t, j in shared.items()})
-    bounds = {n: 2 * FACTOR * np.finfo("float64").eps * max(moved.get(n, 0.0), 1.0) for n in wide_t}
+    bounds = {n: tolerance([moved.get(n, 0.0)]) for n in wide_t}
     apart_64 = any(distance(wide_t[n], wide_j[n]) > bounds[n] for n in wide_t if n in wide_j)
     needed = dtype == "float64" or truth is not None or apart_64
     exact = exact_values(jax_side, to_jax, shared, truth) if needed else {}

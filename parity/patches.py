@@ -4,7 +4,6 @@ A patch hears of every call of a torch function and may answer in its stead; so 
 no change, be it made of modules or written out.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +40,7 @@ class Patched(TorchFunctionMode):
 
     def __init__(self, patches: Sequence[Patch] = ()):
         super().__init__()
-        self.patches, self.called = patches, {}
+        self.patches = patches
         self.calls: dict[str, list[tuple[tuple, dict]]] = {}
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -307,13 +306,6 @@ def cell_with(step: Call) -> Answer:
     return answer
 
 
-def is_last(index: Any) -> bool:
-    """Tell whether an index is [:, -1], of the last time step."""
-    return (
-        isinstance(index, tuple) and len(index) >= 2 and index[0] == slice(None) and index[1] == -1
-    )
-
-
 def index_with(kind: str) -> Answer:
     """Read another time step than [:, -1]: first, or the reverse half at the first."""
 
@@ -411,7 +403,3 @@ def keep_dtype(function: Call, args: tuple, kwargs: dict) -> Any:
         d.is_floating_point for d in wanted
     )
     return x if x.is_floating_point() and narrow else NotImplemented
-
-
-def sqrt_of(size: int) -> float:
-    return math.sqrt(size)

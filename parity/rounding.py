@@ -1,17 +1,27 @@
 """How far rounding may carry a model, and what it would give without: measured on the JAX side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from parity.measure import distance
 from parity.sides import Arrays, JaxSide, by_name, call, flat, is_float
-from parity.truth import exactly
 
 # A sum of n terms and a few library functions of up to 5 ULP stay well below this many times the
 # effect of one rounding; a formula that differs by 1e-7 is 1e6 times above it in float64.
 FACTOR = 64
 MOVE = 2.0**-30  # relative; small enough to be linear, far above float64's rounding
+
+
+def tolerance(responses: Iterable[float], dtype: str = "float64") -> float:
+    """Return how far apart rounding may carry two sides with these responses."""
+    return 2 * FACTOR * np.finfo(dtype).eps * max([1.0, *responses])
+
+
+def shake(x: Any, draw: np.random.Generator) -> Any:
+    """Move each float by `MOVE` of itself, up or down."""
+    return x * (1 + MOVE * draw.choice([-1.0, 1.0], np.shape(x))) if is_float(x) else x
 
 
 def responses(
@@ -28,10 +38,7 @@ def responses(
         draw = np.random.default_rng(seed)
 
         def move(arrays, draw=draw):
-            return {
-                n: x * (1 + MOVE * draw.choice([-1.0, 1.0], np.shape(x))) if is_float(x) else x
-                for n, x in arrays.items()
-            }
+            return {n: shake(x, draw) for n, x in arrays.items()}
 
         moved = side.run("float64", cotangents, move(side.leaves), move(inputs))
         for largest, now, before in zip(worst, moved, still, strict=True):
@@ -49,18 +56,9 @@ def responses_everywhere(side: JaxSide, cotangents: Arrays | None = None) -> tup
     draw = np.random.default_rng(1)
 
     def jitter(eqn, operands, results, steps):
-        return [
-            x * (1 + MOVE * draw.choice([-1.0, 1.0], x.shape)) if is_float(x) else x
-            for x in results
-        ]
+        return [shake(x, draw) for x in results]
 
-    function, arguments = side.pulled(cotangents)
-    still = exactly(function, *arguments, x64=side.x64)
-    moved = exactly(function, *arguments, observe=jitter, x64=side.x64)
-    if cotangents is None:
-        still, moved = (still, {}), (moved, {})
-    else:
-        still, moved = ((outputs, {**g[0], **g[1]}) for outputs, g in (still, moved))
+    still, moved = side.exact(cotangents), side.exact(cotangents, observe=jitter)
     return tuple(
         {n: distance(after[n], before[n]) / MOVE for n in before}
         for before, after in zip(still, moved, strict=True)
@@ -80,14 +78,11 @@ def exact_values(
         return dict(zip(shared, found.values(), strict=True))
     if not side.is_small:
         return {}
-    names = {j: t for t, j in shared.items()}
-    function, arguments = side.pulled(cotangents)
     try:
-        found = exactly(function, *arguments, x64=side.x64)
+        found = side.exact(cotangents)
     except (NotImplementedError, TypeError, ValueError):
         return {}  # an operation that has no form in extended precision
-    outputs, grads = found if cotangents is not None else (found, ({}, {}))
-    return merged((outputs, {**grads[0], **grads[1]}), names)
+    return merged(found, {j: t for t, j in shared.items()})
 
 
 def merged(found: tuple[Arrays, Arrays], names: Mapping[str, str]) -> Arrays:

@@ -15,15 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from parity.truth import Observer, exactly, is_float
 from parity.weights import Weights, convert, key_name, named
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
 Arrays = dict[str, np.ndarray]
 EXACT_LIMIT = 200_000
-
-
-def is_float(array: Any) -> bool:
-    return jnp.issubdtype(np.asarray(array).dtype, np.floating)
 
 
 def cast(array: Any, dtype: str) -> np.ndarray:
@@ -272,14 +269,22 @@ class JaxSide:
                     raise
                 self.x64 = False
         if dtype == "float64":
-            from parity.truth import exactly
-
-            function, arguments = self.pulled(cotangents, leaves, inputs)
-            found = exactly(function, *arguments, x64=False)
-            found = jax.tree.map(lambda x: np.array(x, dtype) if is_float(x) else x, found)
-            outputs, grads = found if cotangents is not None else (found, ({}, {}))
-            return {n: outputs[n] for n in self.names}, {**grads[0], **grads[1]}
+            found = self.exact(cotangents, leaves, inputs)
+            return tuple({n: cast(x, dtype) for n, x in part.items()} for part in found)
         return self.compute(dtype, cotangents, leaves, inputs)
+
+    def exact(
+        self,
+        cotangents: Arrays | None = None,
+        leaves: Arrays | None = None,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        observe: Observer | None = None,
+    ) -> tuple[Arrays, Arrays]:
+        """Return outputs and gradients by name in extended precision; see `parity.truth`."""
+        function, arguments = self.pulled(cotangents, leaves, inputs)
+        found = exactly(function, *arguments, observe=observe, x64=self.x64)
+        outputs, grads = found if cotangents is not None else (found, ({}, {}))
+        return {n: np.asarray(outputs[n]) for n in self.names}, {**grads[0], **grads[1]}
 
     def pulled(
         self,

@@ -22,7 +22,7 @@ from parity import patches
 from parity.jaxprs import inner_jaxprs, place
 from parity.judge import sides
 from parity.measure import distance
-from parity.rounding import FACTOR, responses
+from parity.rounding import responses, tolerance
 from parity.sides import Inputs, JaxSide, TorchSide, call, flat, is_float, numpy_of
 from parity.truth import walk, widen
 from parity.weights import Weights
@@ -136,8 +136,7 @@ class Recorder(patches.Patched):
     def stepwise(self, name: str, args: tuple) -> Callable:
         """Return the layer's step, which says at which time step it is."""
         step = patches.STEPS[name]()
-        x, _, _, layers, bidirectional, batch_first = patches.unpack_rnn(args)
-        del layers, batch_first
+        x, _, _, _, bidirectional, _ = patches.unpack_rnn(args)
         count = [0]
 
         def counted(*arguments):
@@ -179,7 +178,7 @@ def trace(
     with Recorder() as recorder, torch.no_grad():
         in_t = list(run_flat(model, torch_side, values))
     in_j, seen, tags, graph = run_jax(jax_side)
-    bound = 2 * FACTOR * np.finfo("float64").eps * max([1.0, *responses(jax_side)[0].values()])
+    bound = tolerance(responses(jax_side)[0].values())
     same = len(in_t) == len(in_j) and all(
         x.shape == y.shape and distance(x, y) <= bound for x, y in zip(in_t, in_j, strict=True)
     )

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from parity.measure import distance, same_pattern
-from parity.rounding import FACTOR, responses
+from parity.rounding import FACTOR, responses, tolerance
 from parity.sides import Arrays, JaxSide, TorchSide, by_name, is_float
 
 
@@ -76,8 +76,7 @@ def attempt(
         if not same_pattern(x.astype(float), y.astype(float)):
             return "differs: NaN or inf on one side"
         worst = max(worst, distance(x, y))
-    response = max(1.0, *responses(jax_side, inputs=inputs)[0].values(), 0.0)
-    bound = 2 * FACTOR * np.finfo(dtype).eps * response
+    bound = tolerance(responses(jax_side, inputs=inputs)[0].values(), dtype)
     return f"same, rel {worst:.1e}" if worst <= bound else f"differs: {worst:.1e} > {bound:.1e}"
 
 
