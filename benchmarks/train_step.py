@@ -11,6 +11,7 @@ same rounds. Keras runs on JAX: its backend is one a process.
 import argparse
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -142,13 +143,13 @@ def epoch_of(step: Step, B: int) -> Step:
 def measure(works: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Return the milliseconds of each contender in each round, after two that do not count.
 
-    Each round starts with another contender: what ran before one, and left its threads and caches
-    behind, is then the same for all in turn.
+    Each round has its own order: what runs before a contender leaves its threads and caches behind,
+    and in one fixed cycle a torch program after a torch program would gain by it every time.
     """
     times: dict[str, list[float]] = {name: [] for name in works}
-    names = list(works)
+    draw = random.Random(0)
     for n in range(-2, rounds):
-        for name in names[n % len(names) :] + names[: n % len(names)]:
+        for name in draw.sample(list(works), len(works)):
             began = time.perf_counter()
             works[name]()
             if n >= 0:

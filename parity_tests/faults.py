@@ -203,10 +203,15 @@ FAULTS: list[Fault] = [
     *each(
         "optimizers.py",
         "Adam's eps inside the root",
-        ("(v_unbiased.sqrt() + config.eps)", "(v_unbiased + config.eps).sqrt()"),
+        ("v_unbiased.sqrt_().add_(config.eps)", "v_unbiased.add_(config.eps).sqrt_()"),
         ("(jnp.sqrt(v_unbiased) + config.eps)", "jnp.sqrt(v_unbiased + config.eps)"),
     ),
-    *both("optimizers.py", "Adam without squares", "* gradient**2", "* abs(gradient)"),
+    *each(
+        "optimizers.py",
+        "Adam without squares",
+        ("addcmul_(gradient, gradient, value", "add_(abs(gradient), alpha"),
+        ("(1 - config.beta2) * gradient**2\n            m_", "(1 - config.beta2) * abs(gradient)\n            m_"),
+    ),
     *each(
         "optimizers.py",
         "bias correction one step late",

@@ -34,7 +34,7 @@ class GradientTransformation(NamedTuple):
 
 def global_norm(gradient: Float[Tensor, " P"]) -> Float[Tensor, ""]:
     """Return the root of the sum of squares over all parameters."""
-    return (gradient**2).sum().sqrt()
+    return torch.linalg.vector_norm(gradient)
 
 
 def clip_by_global_norm(
@@ -91,18 +91,18 @@ def optimizer(config: OptimizerConfig) -> GradientTransformation:
         if config.clip_norm is not None:
             gradient = clip_by_global_norm(gradient, norm, config.clip_norm)
         if config.optimizer != "adamw":
-            gradient = gradient + config.weight_decay * params
+            gradient = gradient.add(params, alpha=config.weight_decay)
         if config.optimizer == "sgd":
             m = config.momentum * m + gradient
             direction = m
-        else:
-            m = config.beta1 * m + (1 - config.beta1) * gradient
-            v = config.beta2 * v + (1 - config.beta2) * gradient**2
+        else:  # in place on what is fresh: each large temporary is a trip through memory
+            m = (config.beta1 * m).add_(gradient, alpha=1 - config.beta1)
+            v = (config.beta2 * v).addcmul_(gradient, gradient, value=1 - config.beta2)
             m_unbiased = m / (1 - config.beta1 ** (step + 1))
             v_unbiased = v / (1 - config.beta2 ** (step + 1))
-            direction = m_unbiased / (v_unbiased.sqrt() + config.eps)
+            direction = m_unbiased.div_(v_unbiased.sqrt_().add_(config.eps))
         if config.optimizer == "adamw":
-            direction = direction + config.weight_decay * params
+            direction = direction.add(params, alpha=config.weight_decay)
         return -rate(step) * direction, OptimizerState(step + 1, m, v, norm)
 
     return GradientTransformation(init, update)
