@@ -22,7 +22,7 @@ class Layout:
       targets: names of the target columns.
       steps: time steps that a row of the training file has room for.
       header: whether the file named its columns.
-      columns: names of the number columns where the header is no t0, t1 ..: a further file must
+      columns: names of the number columns where the header names no features: a further file must
         have the same, in this order. None otherwise.
     """
 
@@ -136,8 +136,9 @@ def understand(
     features = tuple(f"f{n}" for n in range(count))
     if layout and not layout.header and len(layout.features) == count:
         features = layout.features  # neither file names them
-    why = "the header is no t0, t1 .." if header else "there is no header"
-    note = f"columns are {steps} steps of {counted(features)}, as {why} (--num_features overrides)"
+    why = f"as {'the header is no t0, t1 ..' if header else 'there is no header'}"
+    why = "by --num_features" if config.num_features else f"{why} (--num_features overrides)"
+    note = f"columns are {steps} steps of {counted(features)}, {why}"
     return Layout(features, targets, steps, header, tuple(names) if header else None), note
 
 
@@ -183,7 +184,7 @@ def named_features(path: str, columns: Columns, count: int | None) -> tuple[str,
         steps = range(first, first + -(-len(found) // len(features)))
         expected = [(step, name) for step in steps for name in features]
         if found == expected:
-            return features
+            return None if features == ("value",) and (count or 1) > 1 else features
         odd = next((n for n, pair in enumerate(found) if pair != expected[n]), len(found) - 1)
         fault = f"each step from t{first} on should have {shown(features)}, in this order"
     if count is None:

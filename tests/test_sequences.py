@@ -35,6 +35,8 @@ LAYOUTS = {
     "open,high,low,y": ({}, ("f0",), [[1], [2], [3]], "the header is no t0, t1"),
     "p,q,r,s,y": ({"num_features": 2}, ("f0", "f1"), [[1, 2], [3, 4]], "2 steps of 2 features"),
     "t0,t1,u,v,y": ({"num_features": 2}, ("f0", "f1"), [[1, 2], [3, 4]], "2 features: f0, f1"),
+    "t0,t1,t2,t3,y": ({"num_features": 2}, ("f0", "f1"), [[1, 2], [3, 4]], "by --num_features"),
+    "t0,t1,y": ({"num_features": 1}, ("value",), [[1], [2]], "by the header"),
     "t0_a,t0_b,y": ({"num_features": 2}, ("a", "b"), [[1, 2]], "by the header"),
 }
 
@@ -50,7 +52,8 @@ def test_columns_are_understood_and_said(file, header):
     assert sequences.layout.steps == len(expected)
     assert note in sequences.notes[0]
     by_name = features[0] != "f0"
-    assert ("--num_features overrides" in sequences.notes[0]) != by_name
+    guessed = not by_name and not options
+    assert ("--num_features overrides" in sequences.notes[0]) == guessed
     named = header.split(",")[:-1]
     assert sequences.layout.columns == (None if by_name else tuple(named))
 
@@ -62,7 +65,8 @@ def test_without_header_columns_are_time_major(file, count, shape):
     assert sequences.inputs.ravel().tolist() == [1, 2, 3, 4, 5, 6]
     assert sequences.targets == [("7.5",)]
     assert sequences.layout.targets == ("column 7",)
-    assert "there is no header (--num_features overrides)" in sequences.notes[0]
+    why = "by --num_features" if count else "as there is no header (--num_features overrides)"
+    assert sequences.notes[0].endswith(why)
 
 
 FAULTY_LAYOUTS = {
