@@ -92,7 +92,7 @@ def require_everything() -> None:
         import report.parity_page  # noqa: F401
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"{error.name} is not installed; run: pip install -c constraints/py311.txt -e '.[dev]'"
+            f"{error.name} is not installed; run: pip install -c constraints/py311.txt -e '.[report]'"
         ) from None
 
 

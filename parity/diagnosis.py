@@ -227,7 +227,7 @@ class Search:
         where = "outputs"
         if before <= self.bound or self.only_rounding(plain_t, plain_j, before):
             self.bound = max(self.bound, before)
-            before_g = self.with_gradients(plain_t, plain_j)
+            before_g = self.with_gradients()
             plain_t, plain_j = self.torch_values([]), self.jax_values([])
             if before_g <= self.bound or self.only_rounding(plain_t, plain_j, before_g):
                 return Diagnosis("the same", before=max(before, before_g))
@@ -240,7 +240,27 @@ class Search:
             return Diagnosis(verdict, before=before, where=where, notes=notes)
         found.sort(key=lambda f: (len(f[1]), preference(f[1])))
         after, causes = found[0]
+        if where == "outputs":
+            notes += self.still_apart(causes)
         return Diagnosis(verdict, causes, [c for _, c in found[1:]], before, after, where, notes)
+
+    def still_apart(self, causes: Sequence[Change]) -> list[str]:
+        """Say if gradients of parameters differ where the causes make the outputs agree."""
+        if any(c.slot == "precision" or c.outputs for c in causes):
+            return []  # shown in extended precision only; or cotangents would go to other outputs
+        try:
+            self.with_gradients()
+        except Exception:
+            return []  # JAX cannot run as it is
+        in_t = self.attempt(self.torch_values, [c for c in causes if c.side == "torch"])
+        in_j = self.attempt(self.jax_values, [c for c in causes if c.side == "jax"])
+        if in_t is None or in_j is None:
+            return []
+        touched = frozenset(self.inputs).union(*(c.touched for c in causes))
+        apart = self.error(in_t, in_j, touched)
+        if apart <= FACTOR * self.bound:
+            return []
+        return [f"gradients stay {apart:.1e} apart with it: mend it, then diagnose again"]
 
     def rounding(self) -> float:
         """Return what rounding may make of a difference."""
@@ -268,7 +288,7 @@ class Search:
         outputs, gradients = self.jax_side.exact(self.cotangents_j(), observe=observe)
         return list(outputs.values()), gradients
 
-    def with_gradients(self, plain_t: Any, plain_j: Any) -> float:
+    def with_gradients(self) -> float:
         """Draw cotangents, and return the largest relative difference with gradients."""
         names_t = list(self.torch_side.run("float64")[0])
         names_j = list(self.jax_side.names)

@@ -267,13 +267,18 @@ FAULTS: list[Fault] = [
 ]  # fmt: skip
 
 
-def plant(fault: Fault, folder: Path) -> None:
-    """Copy the sources into a folder, with the fault in them."""
+def copy_sources(folder: Path) -> None:
+    """Copy what the parity tests need into a folder."""
     ignore = shutil.ignore_patterns("__pycache__", "samples")
     for name in SOURCES:
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in COMMANDS:
         shutil.copy(ROOT / name, folder / name)
+
+
+def plant(fault: Fault, folder: Path) -> None:
+    """Copy the sources into a folder, with the fault in them."""
+    copy_sources(folder)
     path = folder / fault.source
     text = path.read_text()
     if fault.old not in text:
@@ -281,9 +286,9 @@ def plant(fault: Fault, folder: Path) -> None:
     path.write_text(text.replace(fault.old, fault.new))
 
 
-def tests_of(fault: Fault) -> list[list[str]]:
+def tests_of(file: str) -> list[list[str]]:
     """The test files to try in turn: the file's own, then those of whole models and training."""
-    own = fault.file.replace("fast", "recurrent").replace("arrays", "training")
+    own = file.replace("fast", "recurrent").replace("arrays", "training")
     later = [f for f in ("test_models.py", "test_training.py") if f != f"test_{own}"]
     return [[f"parity_tests/test_{own}"], [f"parity_tests/{name}" for name in later]]
 
@@ -293,7 +298,7 @@ def catch(fault: Fault) -> tuple[Fault, str]:
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as name:
         plant(fault, Path(name))
-        for files in tests_of(fault):
+        for files in tests_of(fault.file):
             command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
             command += ["-p", "no:xdist", *files]
             result = subprocess.run(

@@ -392,6 +392,7 @@ def test_names_the_cause(name):
     assert sorted(found.names) == sorted(causes), str(found)
     assert found.after < 1e-10
     assert found.before > found.after
+    assert found.notes == [] or not np.isfinite(found.before), str(found)
 
 
 @pytest.mark.parametrize("name", MATCHING)
@@ -414,3 +415,16 @@ def test_claims_nothing_unknown(strange):
         found = diagnose(LSTM, strange, X, P, seconds=20)
     assert found.verdict == "none of the known ones", str(found)
     assert found.causes == []
+
+
+def test_says_that_gradients_stay_apart():
+    """One fault hides in the gradients of what another has made equal."""
+    torch_model = seeded(nn.Sequential(nn.Linear(D, H), nn.GELU(), nn.Linear(H, 2)))
+
+    def detached(p, x):
+        hidden = x @ jax.lax.stop_gradient(p["0.weight"]).T + p["0.bias"]
+        return jax.nn.gelu(hidden, approximate=True) @ p["2.weight"].T + p["2.bias"]
+
+    found = diagnose(torch_model, detached, X, as_given(torch_model))
+    assert found.names == ["gelu_form"], str(found)
+    assert "gradients stay" in str(found)

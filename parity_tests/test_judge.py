@@ -29,7 +29,6 @@ from parity_tests.test_diagnose import (
 from parity_tests.test_models import run_jax, run_numpy
 from spec.params import parameter_schema
 
-pytest_plugins = ["parity.plugin"]
 AT = (2, 1, 0)
 
 

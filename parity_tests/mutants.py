@@ -1,0 +1,132 @@
+"""The score of the parity tests by cosmic-ray: mutants of both twins, and which of them survive.
+
+    python -m parity_tests.mutants                        every file below; takes an hour
+    python -m parity_tests.mutants --only losses          the files whose path holds this text
+
+Each file is mutated in a copy of its own. Survivors that `EQUIVALENT` explains are no gap in the
+tests; any other is listed with its change, and the exit code is 1 if they are more than 5 %.
+"""
+
+import argparse
+import os
+import shlex
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from parity_tests.faults import ROOT, copy_sources
+
+FILES = [
+    f"{side}_impl/{name}.py"
+    for name in ("losses", "attention", "cells", "optimizers", "models", "recurrent", "fast")
+    for side in ("torch", "jax")
+]
+BAR = 0.95
+# One other operator for each: cosmic-ray's own twelve for every + are mostly TypeErrors, which any
+# test that runs the line kills. | stands in annotations only.
+KEPT = [
+    "ReplaceBinaryOperator_(Add_Sub|Sub_Add|Mul_Div|Div_Mul|FloorDiv_Mul|Mod_FloorDiv|Pow_Mul)",
+    "ReplaceComparisonOperator_(Eq_NotEq|NotEq_Eq|Lt_LtE|LtE_Lt|Gt_GtE|GtE_Gt|Is_IsNot|IsNot_Is)",
+    "ReplaceUnaryOperator_Delete_.*",
+    "Replace(And|Or)With.*",
+    "Replace(True|False)With.*",
+    "NumberReplacer",
+    "AddNot",
+    "ZeroIterationForLoop",
+    "RemoveDecorator",
+]
+# (file, removed line, added line): why no test can tell. Blanks around the lines do not count.
+EQUIVALENT: dict[tuple[str, str, str], str] = {}
+PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long"]
+PYTEST += ["-p", "no:xdist", "-p", "no:cacheprovider"]
+QUIET = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+CONFIGURATION = """
+[cosmic-ray]
+module-path = "{source}"
+timeout = 600.0
+test-command = "{command}"
+[cosmic-ray.distributor]
+name = "local"
+[cosmic-ray.filters.operators-filter]
+exclude-operators = ["^core/(?!({kept})$)"]
+"""
+
+
+class Mutant(NamedTuple):
+    """One change of one line, and what the tests said: killed, survived or incompetent."""
+
+    source: str
+    removed: str
+    added: str
+    outcome: str
+
+
+def tests_of(source: str) -> str:
+    """The tests that a file's mutants must not pass: its own, without those of what uses it."""
+    return f"parity_tests/test_{Path(source).name.replace('fast', 'recurrent')}"
+
+
+def mutate(source: str) -> list[Mutant]:
+    """Run the tests on every mutant of a file."""
+    tools = Path(sys.executable).parent
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_sources(folder)
+        command = shlex.join([*PYTEST, tests_of(source)])
+        text = CONFIGURATION.format(source=source, command=command, kept="|".join(KEPT))
+        (folder / "mutants.toml").write_text(text)
+        for tool in (
+            ["cosmic-ray", "init", "mutants.toml", "mutants.sqlite"],
+            ["cr-filter-operators", "mutants.sqlite", "mutants.toml"],
+            ["cosmic-ray", "exec", "mutants.toml", "mutants.sqlite"],
+        ):
+            command = [tools / tool[0], *tool[1:]]
+            subprocess.run(command, cwd=folder, env=QUIET, check=True, capture_output=True)
+        with sqlite3.connect(folder / "mutants.sqlite") as session:
+            rows = session.execute(
+                "select diff, test_outcome from work_results where worker_outcome = 'NORMAL'"
+            ).fetchall()
+    return [Mutant(source, *lines(diff), outcome.lower()) for diff, outcome in rows]
+
+
+def lines(diff: str) -> tuple[str, str]:
+    """Return the removed and the added line of a unified diff."""
+    changed = {mark: [s[1:].strip() for s in diff.splitlines() if s[:1] == mark] for mark in "-+"}
+    return changed["-"][-1], changed["+"][-1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="files whose path holds this text")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count())
+    options = parser.parse_args()
+    chosen = [source for source in FILES if options.only in source]
+    tests = {tests_of(source) for source in chosen}
+    subprocess.run(
+        [*PYTEST, *sorted(tests)], cwd=ROOT, env=QUIET, check=True
+    )  # or all would seem killed
+    total = killed = explained = 0
+    print("| file | mutants | killed | equivalent | survived |\n|---|---|---|---|---|")
+    gaps = []
+    with ThreadPoolExecutor(options.jobs) as pool:
+        for source, mutants in zip(chosen, pool.map(mutate, chosen), strict=True):
+            alive = [m for m in mutants if m.outcome == "survived"]
+            known = [m for m in alive if m[:3] in EQUIVALENT]
+            gaps += [m for m in alive if m not in known]
+            dead = len(mutants) - len(alive)
+            left = len(alive) - len(known)
+            print(f"| {source} | {len(mutants)} | {dead} | {len(known)} | {left} |", flush=True)
+            total, killed, explained = total + len(mutants), killed + dead, explained + len(known)
+    for mutant in gaps:
+        print(f"SURVIVED {mutant.source}\n  - {mutant.removed}\n  + {mutant.added}")
+    score = killed / (total - explained)
+    print(f"{killed} of {total} mutants killed, {explained} equivalent: {score:.1%}")
+    return int(score < BAR)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
