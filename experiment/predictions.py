@@ -56,10 +56,10 @@ def predict(config: PredictConfig) -> Report:
             check_new(name, file)
     stored = checkpoint.load(checkpoint_at(Path(config.checkpoint)))
     meaning, run = stored.meaning, stored.config
-    if config.attention and run.model != "lstm_attention":
+    if config.attention and not run.attends:
         raise ConfigError(
             f"--attention: the model {run.model} has no attention; leave it out, or train "
-            "--model lstm_attention"
+            "--model lstm_attention or gru_attention"
         )
     sequences = read_sequences(config.data_path, run, meaning.layout, need_targets=False)
     backend = load_backend(config.backend or run.backend)

@@ -1,9 +1,16 @@
 """The models in JAX: pure functions, and the functions of `spec.backend.Backend`."""
 
 from jax_impl.attention import additive_attention
-from jax_impl.cells import LSTMState, lstm_cell, rnn_cell
-from jax_impl.models import SequenceModel, lstm_attention, lstm_model, rnn_model
-from jax_impl.recurrent import lstm, rnn
+from jax_impl.cells import LSTMState, gru_cell, lstm_cell, rnn_cell
+from jax_impl.models import (
+    SequenceModel,
+    gru_attention,
+    gru_model,
+    lstm_attention,
+    lstm_model,
+    rnn_model,
+)
+from jax_impl.recurrent import gru, lstm, rnn
 from jax_impl.training import export_arrays, init_state, predict, train_step
 
 __all__ = [
@@ -11,6 +18,10 @@ __all__ = [
     "SequenceModel",
     "additive_attention",
     "export_arrays",
+    "gru",
+    "gru_attention",
+    "gru_cell",
+    "gru_model",
     "init_state",
     "lstm",
     "lstm_attention",

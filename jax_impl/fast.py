@@ -143,10 +143,15 @@ def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
     return unroll_cell(RNN_CELLS[nonlinearity], weights, inputs, valid, state, reverse)
 
 
+# XLA's own derivative: the gates of a GRU are no function of one sum, as `loop` has it.
+unroll_gru = recurrent.unroll_gru
+
+
 def unroll_lstm(weights, inputs, valid, state, reverse):
     """Unroll `lstm_cell` with the weights of one layer and direction."""
     return unroll_cell(LSTM_CELL, weights, inputs, valid, state, reverse)
 
 
 rnn = partial(recurrent.rnn, unroll=unroll_rnn)
+gru = recurrent.gru
 lstm = partial(recurrent.lstm, unroll=unroll_lstm)

@@ -75,6 +75,32 @@ def rnn_model(
     return Output(read_out(config, params["head"], features, keep), None)
 
 
+def gru_model(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    h: Float[Array, "L B H"] | None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
+) -> Output:
+    """Predict from the final hidden state of a gated recurrent network.
+
+    Args:
+      inputs: readings [B, T, D].
+      lengths: real steps of each sequence [B]; None when all have T.
+      h: first hidden state [L, B, H]; None for zeros.
+      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+
+    Returns:
+      predictions [B, O], no attention.
+    """
+    masks = masks_between_layers(config, keep)
+    _, h = layers.gru(params["gru"], inputs, lengths, h, masks, config.dropout, config.reset_after)
+    features = last_layer(config, h)
+    return Output(read_out(config, params["head"], features, keep), None)
+
+
 def lstm_model(
     config: ModelConfig,
     params: Mapping[str, Mapping[str, Array]],
@@ -99,6 +125,40 @@ def lstm_model(
     _, (h, _) = layers.lstm(params["lstm"], inputs, lengths, state, masks, config.dropout)
     features = last_layer(config, h)
     return Output(read_out(config, params["head"], features, keep), None)
+
+
+def gru_attention(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    h: Float[Array, "L B H"] | None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
+) -> Output:
+    """Predict from a GRU's final hidden state and what it attends to among all its outputs.
+
+        query = final hidden state of the last layer
+        context = additive attention of the query over the last layer's outputs
+        predictions = W [context; query] + b
+
+    Args:
+      inputs: readings [B, T, D].
+      lengths: real steps of each sequence [B]; None when all have T.
+      h: first hidden state [L, B, H]; None for zeros.
+      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+
+    Returns:
+      predictions [B, O], attention weights [B, T], zero past each end.
+    """
+    masks = masks_between_layers(config, keep)
+    valid = None if lengths is None else real_steps(lengths, inputs.shape[1])
+    rest = masks, config.dropout, config.reset_after
+    outputs, h = layers.gru(params["gru"], inputs, lengths, h, *rest)
+    query = last_layer(config, h)
+    context, weights = additive_attention(params["attention"], query, outputs, valid)
+    features = jnp.concatenate([context, query], axis=-1)
+    return Output(read_out(config, params["head"], features, keep), weights)
 
 
 def lstm_attention(
@@ -134,7 +194,13 @@ def lstm_attention(
     return Output(read_out(config, params["head"], features, keep), weights)
 
 
-MODELS = {"rnn": rnn_model, "lstm": lstm_model, "lstm_attention": lstm_attention}
+MODELS = {
+    "rnn": rnn_model,
+    "gru": gru_model,
+    "lstm": lstm_model,
+    "gru_attention": gru_attention,
+    "lstm_attention": lstm_attention,
+}
 
 
 class SequenceModel(nn.Module):

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Int
 
-from jax_impl.cells import LSTMState, lstm_cell, rnn_cell
+from jax_impl.cells import LSTMState, gru_cell, lstm_cell, rnn_cell
 from spec.params import split_layers
 
 
@@ -59,6 +59,15 @@ def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
 
     def step(x, state):
         return (rnn_cell(weights, x, *state, nonlinearity),)
+
+    return unroll(step, inputs, valid, state, reverse)
+
+
+def unroll_gru(weights, inputs, valid, state, reverse, reset_after=True):
+    """Unroll `gru_cell` with the weights of one layer and direction."""
+
+    def step(x, state):
+        return (gru_cell(weights, x, *state, reset_after),)
 
     return unroll(step, inputs, valid, state, reverse)
 
@@ -132,6 +141,35 @@ def rnn(
     """
     h = zero_state(params, inputs) if h is None else h
     unroll_cell = partial(unroll, nonlinearity=nonlinearity)
+    outputs, (h,) = run_layers(unroll_cell, params, inputs, lengths, (h,), keep, dropout)
+    return outputs, h
+
+
+def gru(
+    params: Mapping[str, Array],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    h: Float[Array, "L B H"] | None = None,
+    keep: Sequence[Bool[Array, "B T F"]] | None = None,
+    dropout: float = 0.0,
+    reset_after: bool = True,
+    unroll: Callable = unroll_gru,
+) -> tuple[Float[Array, "B T F"], Float[Array, "L B H"]]:
+    """Run `gru_cell` over time in layers and directions.
+
+    Parameters have the names, shapes and order of torch.nn.GRU; so has the state.
+
+    Args:
+      inputs: readings [B, T, D]; what stands past a sequence's end is ignored, NaN included.
+      lengths: real steps of each sequence [B]; None when all have T.
+      h: first state [L, B, H], L = layers x directions, forward before reverse; None for zeros.
+      keep: dropout masks [B, T, F], one between each two layers; None drops nothing.
+
+    Returns:
+      outputs [B, T, F], zero past each end; last state [L, B, H], of each one's last real step.
+    """
+    h = zero_state(params, inputs) if h is None else h
+    unroll_cell = partial(unroll, reset_after=reset_after)
     outputs, (h,) = run_layers(unroll_cell, params, inputs, lengths, (h,), keep, dropout)
     return outputs, h
 

@@ -17,7 +17,7 @@ from jax_impl import fast as jax_fast
 from jax_impl import recurrent as jax_recurrent
 from jax_impl import training as jax_training
 from jax_impl.arrays import to_tree
-from jax_impl.cells import lstm_cell, rnn_cell
+from jax_impl.cells import gru_cell, lstm_cell, rnn_cell
 from parity.judge import Report, compare
 from parity.measure import ulps
 from spec import reference
@@ -25,12 +25,12 @@ from spec.batch import Batch
 from spec.config import Execution, ModelConfig
 from spec.params import split_layers
 from torch_impl import fast, recurrent, training
-from torch_impl.cells import LSTMCell, RNNCell
+from torch_impl.cells import GRUCell, LSTMCell, RNNCell
 from torch_impl.models import masks_between_layers, sequence_model
 
 Arrays = Mapping[str, np.ndarray]
 KEEP = "keep."
-STATES = {"rnn": ("h",), "lstm": ("h", "c")}
+STATES = {"rnn": ("h",), "gru": ("h",), "lstm": ("h", "c")}
 
 
 class Watched(nn.Module):
@@ -64,8 +64,7 @@ def packed(batch: Batch, targets: bool) -> dict[str, np.ndarray]:
 
 def encoder(config: ModelConfig) -> str | None:
     """Name the part of a model that is unrolled over time, if one is."""
-    name = config.model.partition("_")[0]
-    return name if name in STATES else None
+    return config.cell if config.cell in STATES else None
 
 
 def states(found: tuple[Any, Any]) -> dict[str, Any]:
@@ -80,7 +79,8 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
 
     The truth is `spec.reference` in extended precision, a third text: so who is off is known.
     """
-    part, extra = encoder(config), (config.nonlinearity,) if config.model == "rnn" else ()
+    part = encoder(config)
+    extra = {"rnn": (config.nonlinearity,), "gru": (config.reset_after,)}.get(part, ())
 
     def in_torch(model, arrays):
         found = model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"))._asdict()
@@ -107,8 +107,7 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
         if part:
             own = {n.partition(".")[2]: a for n, a in start.items() if n.startswith(f"{part}.")}
             masks = masks_between_layers(config, keep)
-            options = (None, None, masks, config.dropout, *extra)
-            found |= reference.encode(own, *given, *options)._asdict()
+            found |= reference.encode(config, own, *given, keep=masks)._asdict()
         return found
 
     model = Watched(torch_model(config, start, run), in_torch)
@@ -189,7 +188,12 @@ def in_torch_and_jax(config, part, weights) -> tuple[Callable, Callable]:
     ours = SimpleNamespace(**{n: torch.from_numpy(x) for n, x in weights.items()})
     if part == "lstm":
         return partial(LSTMCell.forward, ours), partial(lstm_cell, weights)
-    ours.nonlinearity = config.nonlinearity
+    ours.nonlinearity, ours.reset_after = config.nonlinearity, config.reset_after
+    if part == "gru":
+        return (
+            lambda x, state: (GRUCell.forward(ours, x, *state),),
+            lambda x, state: (gru_cell(weights, x, *state, config.reset_after),),
+        )
     return (
         lambda x, state: (RNNCell.forward(ours, x, *state),),
         lambda x, state: (rnn_cell(weights, x, *state, config.nonlinearity),),

@@ -156,6 +156,15 @@ def mask_sense(batch_size):
     return {(models, "additive_attention"): additive_attention}
 
 
+def gru_reset_before(batch_size):
+    original = recurrent.gru_cell
+
+    def gru_cell(params, x, h, reset_after):
+        return original(params, x, h, not reset_after)
+
+    return {(recurrent, "gru_cell"): gru_cell}
+
+
 def dropout_unscaled(batch_size):
     def dropout(x, keep, rate):
         return jnp.where(keep, x, 0.0)
@@ -225,8 +234,15 @@ INJECTIONS = {
         "Attention takes True in its mask for a position to ignore, as torch's key_padding_mask does.",
         mask_sense,
         {"model": "lstm_attention"},
-        "--model lstm_attention",
-        lambda model, rule, short: model.model == "lstm_attention",
+        "--model lstm_attention or gru_attention",
+        lambda model, rule, short: model.attends,
+    ),
+    "gru_reset_before": Injection(
+        "The GRU resets its state before the matrix product, as the paper does; torch after it.",
+        gru_reset_before,
+        {"model": "gru"},
+        "--model gru or gru_attention",
+        lambda model, rule, short: model.cell == "gru",
     ),
     "dropout_unscaled": Injection(
         "Dropout does not scale what it keeps by 1 / (1 - rate).",

@@ -34,9 +34,11 @@ class Case:
     task: str = "regression"
     dropout: float = 0.0
     nonlinearity: str = "tanh"
+    reset_after: bool = True
 
     def __str__(self) -> str:
         words = [self.model if self.nonlinearity == "tanh" else f"{self.model}_relu"]
+        words += ["reset-before"] * (not self.reset_after)
         words += [f"{self.layers}layers"] * (self.layers > 1)
         words += ["bidirectional"] * self.bidirectional + ["ragged"] * self.ragged
         words += ["univariate"] * (self.features == 1) + ["state"] * self.state
@@ -52,6 +54,7 @@ class Case:
             bidirectional=self.bidirectional,
             dropout=self.dropout,
             nonlinearity=self.nonlinearity,
+            reset_after=self.reset_after,
             task=self.task,
             input_size=self.features,
             output_size=5 if self.task == "classification" else 2,
@@ -71,7 +74,7 @@ class Case:
         arrays["inputs"] = draw(size=(B, T, self.features))
         if self.ragged:
             arrays["inputs"][np.arange(T) >= self.lengths[:, None]] = np.nan
-        for name in ("h",) if self.model == "rnn" else ("h", "c"):
+        for name in ("h", "c") if self.config.cell == "lstm" else ("h",):
             shape = (self.layers * self.config.directions, B, H)
             arrays[name] = draw(size=shape)
         arrays["d predictions"] = draw(size=(B, self.config.output_size))
@@ -94,7 +97,7 @@ class Case:
 
     @property
     def cotangents(self) -> dict[str, np.ndarray]:
-        names = ["predictions"] + ["attention"] * (self.model == "lstm_attention")
+        names = ["predictions"] + ["attention"] * self.config.attends
         return {name: self._arrays[f"d {name}"] for name in names}
 
     @property
@@ -114,6 +117,11 @@ CASES = [
     Case("rnn", features=1, ragged=True, task="classification"),
     Case("rnn", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
     Case("rnn", layers=2, bidirectional=True, ragged=True, state=True, nonlinearity="relu"),
+    Case("gru"),
+    Case("gru", features=1, ragged=True, task="classification"),
+    Case("gru", reset_after=False, state=True),
+    Case("gru", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
+    Case("gru", reset_after=False, layers=2, bidirectional=True, ragged=True, state=True),
     Case("lstm"),
     Case("lstm", features=1, task="classification"),
     Case("lstm", state=True),
@@ -123,6 +131,8 @@ CASES = [
     Case("lstm", layers=2, dropout=0.4, task="classification"),
     Case("lstm", bidirectional=True, ragged=True, state=True),
     Case("lstm", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
+    Case("gru_attention", reset_after=False),
+    Case("gru_attention", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
     Case("lstm_attention"),
     Case("lstm_attention", features=1, state=True),
     Case("lstm_attention", ragged=True, task="classification"),

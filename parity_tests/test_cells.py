@@ -53,6 +53,35 @@ def test_rnn_cell_matches(nonlinearity):
     assert_same(in_j, in_numpy(partial(rnn_in_numpy, nonlinearity), leaves, cotangents))
 
 
+def gru_in_torch(reset_after, leaves):
+    from torch_impl.cells import GRUCell
+
+    weights = {name: leaves[name] for name in cell_schema("gru", D, H)}
+    cell = GRUCell(D, H, reset_after)
+    return {"h": torch.func.functional_call(cell, weights, (leaves["x"], leaves["h"]))}
+
+
+def gru_in_jax(reset_after, leaves):
+    return {"h": jax_cells.gru_cell(leaves, leaves["x"], leaves["h"], reset_after)}
+
+
+def gru_in_numpy(reset_after, leaves):
+    rows = [
+        reference.gru_cell(leaves, x, h, reset_after)
+        for x, h in zip(leaves["x"], leaves["h"], strict=True)
+    ]
+    return {"h": np.stack(rows)}
+
+
+@pytest.mark.parametrize("reset_after", [True, False])
+def test_gru_cell_matches(reset_after):
+    leaves, cotangents = draw("gru", ("h",))
+    in_t = in_torch(partial(gru_in_torch, reset_after), leaves, cotangents)
+    in_j = in_jax(partial(gru_in_jax, reset_after), leaves, cotangents)
+    assert_same(in_t, in_j)
+    assert_same(in_j, in_numpy(partial(gru_in_numpy, reset_after), leaves, cotangents))
+
+
 def lstm_in_torch(leaves):
     from torch_impl.cells import LSTMCell, LSTMState
 

@@ -115,6 +115,7 @@ FOUND = {
     "two_biases_as_one": (1, r"bias_hh_l0$"),
     "l2_loss_half": (1, r""),
     "mask_sense": (1, r""),
+    "gru_reset_before": (1, r""),
     "dropout_unscaled": (1, r""),
     "momentum_dampening": (1, r"^(?!loss|optimizer\.v)"),
     "float32_inside": (1, r""),

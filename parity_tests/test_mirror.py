@@ -61,10 +61,11 @@ def test_fast_offers_what_recurrent_does():
     import torch_impl.fast
 
     assert issubclass(torch_impl.fast.LSTM, torch_impl.LSTM)
+    assert issubclass(torch_impl.fast.GRU, torch_impl.GRU)
     assert issubclass(torch_impl.fast.RNN, torch_impl.RNN)
-    for name in ("unroll_rnn", "unroll_lstm", "rnn", "lstm"):
+    for name in ("unroll_rnn", "unroll_gru", "unroll_lstm", "rnn", "gru", "lstm"):
         assert callable(getattr(jax_impl.fast, name))
-    for name in ("unroll_rnn", "unroll_lstm"):
+    for name in ("unroll_rnn", "unroll_gru", "unroll_lstm"):
         in_torch = inspect.signature(getattr(torch_impl.fast, name))
         assert in_torch == inspect.signature(getattr(jax_impl.fast, name))
 

@@ -26,7 +26,7 @@ def split(case, leaves):
     """Divide a case's leaves into parameters, inputs and the state as the models take it."""
     params = {name: leaves[name] for name in case.params}
     state = tuple(leaves[name] for name in case.first_state) or None
-    return params, leaves["inputs"], state[0] if state and case.model == "rnn" else state
+    return params, leaves["inputs"], state[0] if state and case.config.cell != "lstm" else state
 
 
 def run_torch(case, layers, leaves):

@@ -15,7 +15,8 @@ from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
 
 # Each encoder once, whatever stands on top of it.
-ENCODERS = [case for case in CASES if case.model != "lstm_attention"]
+ENCODERS = [case for case in CASES if not case.config.attends]
+LAYERS = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 
 
 def leaves_of(case):
@@ -29,25 +30,30 @@ def cotangents_of(case):
     draw = np.random.default_rng(3).normal
     state = (case.layers * case.config.directions, B, H)
     shapes = {"outputs": (B, T, case.config.encoded_size), "h": state}
-    shapes |= {} if case.model == "rnn" else {"c": state}
+    shapes |= {"c": state} if case.model == "lstm" else {}
     return {name: draw(size=shape) for name, shape in shapes.items()}
 
 
 def named(case, outputs, final):
-    parts = (final,) if case.model == "rnn" else tuple(final)
+    parts = tuple(final) if case.model == "lstm" else (final,)
     return {"outputs": outputs} | dict(zip("hc", parts, strict=False))
 
 
 def split(case, leaves):
     params = {n: a for n, a in leaves.items() if n not in ("inputs", "h", "c")}
     state = tuple(leaves[n] for n in ("h", "c") if n in leaves) or None
-    return params, leaves["inputs"], state[0] if state and case.model == "rnn" else state
+    return params, leaves["inputs"], state[0] if state and case.model != "lstm" else state
+
+
+def options(case):
+    """What a layer takes after the rate of dropout."""
+    return {"rnn": (case.nonlinearity,), "gru": (case.reset_after,), "lstm": ()}[case.model]
 
 
 def run_torch(case, layers, leaves):
     params, inputs, state = split(case, leaves)
     sizes = (case.features, H, case.layers, case.bidirectional, case.dropout)
-    module = layers.LSTM(*sizes) if case.model == "lstm" else layers.RNN(*sizes, case.nonlinearity)
+    module = getattr(layers, LAYERS[case.model])(*sizes, *options(case))
     lengths = None if case.lengths is None else torch.tensor(case.lengths)
     keep = [torch.tensor(m) for n, m in case.keep.items() if n != "head"]
     return named(case, *torch.func.functional_call(module, params, (inputs, lengths, state, keep)))
@@ -58,20 +64,14 @@ def run_jax(case, layers, leaves):
     lengths = None if case.lengths is None else jnp.asarray(case.lengths)
     keep = [m for n, m in case.keep.items() if n != "head"]
     arguments = (params, inputs, lengths, state, keep, case.dropout)
-    if case.model == "lstm":
-        return named(case, *layers.lstm(*arguments))
-    return named(case, *layers.rnn(*arguments, case.nonlinearity))
+    return named(case, *getattr(layers, case.model)(*arguments, *options(case)))
 
 
 def run_numpy(case, leaves):
     params, inputs, _ = split(case, leaves)
     keep = [m for n, m in case.keep.items() if n != "head"]
-    nonlinearity = case.nonlinearity if case.model == "rnn" else None
     state = {n: leaves[n] for n in ("h", "c") if n in leaves}
-    encoded = reference.encode(
-        params, inputs, case.lengths, **state, keep=keep, dropout=case.dropout,
-        nonlinearity=nonlinearity,
-    )  # fmt: skip
+    encoded = reference.encode(case.config, params, inputs, case.lengths, **state, keep=keep)
     return {n: part for n, part in encoded._asdict().items() if part is not None}
 
 
@@ -93,8 +93,8 @@ def test_layers_match(case, layers):
 
 
 def torch_layer(case):
-    kind = torch.nn.LSTM if case.model == "lstm" else torch.nn.RNN
-    extra = {} if case.model == "lstm" else {"nonlinearity": case.nonlinearity}
+    kind = getattr(torch.nn, LAYERS[case.model])
+    extra = {"nonlinearity": case.nonlinearity} if case.model == "rnn" else {}
     return kind(
         case.features, H, case.layers, batch_first=True, bidirectional=case.bidirectional, **extra
     ).double()
@@ -113,9 +113,9 @@ def run_torch_nn(case, leaves):
     return named(case, outputs, final)
 
 
-@pytest.mark.parametrize("case", [c for c in ENCODERS if c.dropout == 0], ids=str)
+@pytest.mark.parametrize("case", [c for c in ENCODERS if c.dropout == 0 and c.reset_after], ids=str)
 def test_torch_nn_is_the_same_function(case):
-    """torch.nn.LSTM and RNN, packed where lengths differ, agree on values and gradients."""
+    """torch.nn.LSTM, GRU and RNN, packed where lengths differ, agree on values and gradients."""
     leaves, cotangents = leaves_of(case), cotangents_of(case)
     assert_same(in_torch(partial(run_torch_nn, case), leaves, cotangents), reference_of(case))
 
@@ -124,7 +124,7 @@ def test_torch_nn_is_the_same_function(case):
 def test_state_dicts_are_interchangeable(case):
     """torch.nn takes our state_dict and we take torch.nn's, strictly, in the same order."""
     sizes = (case.features, H, case.layers, case.bidirectional)
-    ours = torch_impl.LSTM(*sizes) if case.model == "lstm" else torch_impl.RNN(*sizes)
+    ours = getattr(torch_impl, LAYERS[case.model])(*sizes)
     theirs = torch_layer(case).float()
     assert list(ours.state_dict()) == list(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())

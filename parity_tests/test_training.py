@@ -27,6 +27,7 @@ ATTENTION = ModelConfig(
     dropout=0.3,
     task="classification",
 )
+GRU = replace(ATTENTION, model="gru_attention", num_layers=1)
 PLAIN = replace(ATTENTION, model="rnn", task="regression", output_size=2, bidirectional=False)
 RULES = [
     OptimizerConfig(optimizer="adam", lr=1e-2, weight_decay=1e-3, clip_norm=0.3),
@@ -78,6 +79,8 @@ RUNS = {
         replace(RULES[1], clip_norm=0.5, schedule="cosine", total_steps=STEPS),
         True,
     ),
+    "gru-adam": (GRU, replace(RULES[0], clip_norm=0.6), True),
+    "gru-before-sgd": (replace(GRU, reset_after=False), replace(RULES[2], clip_norm=0.6), False),
     "rnn-sgd-loop": (PLAIN, RULES[2], False),
 }
 

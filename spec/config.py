@@ -16,7 +16,9 @@ Task = Literal["regression", "classification"]
 class Architecture:
     """Model"""
 
-    model: Literal["rnn", "lstm", "lstm_attention"] = option("lstm_attention", "which model")
+    model: Literal["rnn", "gru", "lstm", "gru_attention", "lstm_attention"] = option(
+        "lstm_attention", "which model"
+    )
     hidden_size: int = option(
         64, "hidden units of each layer and direction", "a whole number >= 1", lambda n: n >= 1
     )
@@ -34,6 +36,20 @@ class Architecture:
         lambda p: 0 <= p < 1,
     )
     nonlinearity: Literal["tanh", "relu"] = option("tanh", "of the rnn model")
+    reset_after: bool = option(
+        True,
+        "gru: reset after the matrix product, as torch; --no-reset_after: before, as the paper",
+    )
+
+    @property
+    def cell(self) -> str:
+        """Name of the recurrent cell: rnn, gru or lstm."""
+        return self.model.removesuffix("_attention")
+
+    @property
+    def attends(self) -> bool:
+        """Whether attention stands between encoder and head."""
+        return self.model.endswith("_attention")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -63,7 +79,7 @@ class ModelConfig(Architecture):
     @property
     def head_size(self) -> int:
         """Features that the head reads."""
-        return self.encoded_size * (2 if self.model == "lstm_attention" else 1)
+        return self.encoded_size * (2 if self.attends else 1)
 
 
 @dataclass(frozen=True, kw_only=True)

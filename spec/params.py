@@ -2,7 +2,7 @@
 
 A name is at once the torch `state_dict` key, the checkpoint key and, split at its dots, the path
 in the JAX tree. Layout is torch's: weight [out, in], gates stacked on axis 0 in the order
-i, f, g, o, two biases.
+i, f, g, o (GRU: r, z, n), two biases.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from spec.config import ModelConfig
 from spec.errors import CheckpointError
 from spec.random import uniform
 
-GATES = {"rnn": 1, "lstm": 4}
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
 class ParamSpec(NamedTuple):
@@ -38,7 +38,7 @@ def cell_schema(cell: str, input_size: int, hidden_size: int) -> dict[str, Param
 def recurrent_schema(
     cell: str, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool
 ) -> dict[str, ParamSpec]:
-    """Return the parameters of torch.nn.RNN or torch.nn.LSTM, in its order and initialisation."""
+    """Return the parameters of torch.nn.RNN, GRU or LSTM, in its order and initialisation."""
     directions = ("", "_reverse") if bidirectional else ("",)
     schema = {}
     for layer in range(num_layers):
@@ -75,14 +75,17 @@ def split_layers(params: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
 
 def parameter_schema(config: ModelConfig) -> dict[str, ParamSpec]:
     """Return every parameter of a model, in a fixed order."""
-    cell = "rnn" if config.model == "rnn" else "lstm"
     encoded, bound = config.encoded_size, config.head_size**-0.5
     parts = {
-        cell: recurrent_schema(
-            cell, config.input_size, config.hidden_size, config.num_layers, config.bidirectional
+        config.cell: recurrent_schema(
+            config.cell,
+            config.input_size,
+            config.hidden_size,
+            config.num_layers,
+            config.bidirectional,
         )
     }
-    if config.model == "lstm_attention":
+    if config.attends:
         parts["attention"] = attention_schema(encoded, encoded, config.hidden_size)
     parts["head"] = {
         "weight": ParamSpec((config.output_size, config.head_size), bound),

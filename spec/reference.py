@@ -19,7 +19,7 @@ from spec.params import split_layers
 
 
 class Encoded(NamedTuple):
-    """Outputs [B, T, F], 0 past each end; last hidden and cell state [L, B, H] (rnn: no cell)."""
+    """Outputs [B, T, F], 0 past each end; last hidden and cell state [L, B, H] (of lstm only)."""
 
     outputs: np.ndarray
     h: np.ndarray
@@ -50,6 +50,18 @@ def rnn_cell(params, x, h, nonlinearity="tanh"):
     return tanh(gate) if nonlinearity == "tanh" else relu(gate)
 
 
+def gru_cell(params, x, h, reset_after=True):
+    """Advance one sequence, x [D] and h [H], by one step."""
+    H = len(h)
+    i = params["weight_ih"] @ x + params["bias_ih"]
+    weight, bias = params["weight_hh"], params["bias_hh"]
+    r = sigmoid(i[:H] + weight[:H] @ h + bias[:H])
+    z = sigmoid(i[H : 2 * H] + weight[H : 2 * H] @ h + bias[H : 2 * H])
+    weight, bias = weight[2 * H :], bias[2 * H :]
+    hidden = r * (weight @ h + bias) if reset_after else weight @ (r * h) + bias
+    return (1 - z) * tanh(i[2 * H :] + hidden) + z * h
+
+
 def lstm_cell(params, x, h, c):
     """Advance one sequence, x [D], h [H] and c [H], by one step."""
     H = len(h)
@@ -61,19 +73,28 @@ def lstm_cell(params, x, h, c):
     return sigmoid(o) * tanh(c), c
 
 
+def advance(config: ModelConfig, params, x, h, c):
+    """Advance one sequence by one step of the cell that a configuration names: (h, c)."""
+    if config.cell == "lstm":
+        return lstm_cell(params, x, h, c)
+    if config.cell == "gru":
+        return gru_cell(params, x, h, config.reset_after), c
+    return rnn_cell(params, x, h, config.nonlinearity), c
+
+
 def encode(
+    config: ModelConfig,
     params: Mapping[str, np.ndarray],
     inputs: np.ndarray,
     lengths: np.ndarray | None = None,
     h: np.ndarray | None = None,
     c: np.ndarray | None = None,
     keep: Sequence[np.ndarray] | None = None,
-    dropout: float = 0.0,
-    nonlinearity: str | None = None,
 ) -> Encoded:
-    """Run the layers of an LSTM, or with a `nonlinearity` of a plain network, over each sequence.
+    """Run recurrent layers over each sequence.
 
     Args:
+      config: names the cell, and the rate of dropout between layers.
       params: a recurrent layer's parameters by torch's names.
       inputs: [B, T, D]; what stands past an end is not looked at.
       lengths: steps of each sequence [B]; None when all have T.
@@ -94,21 +115,18 @@ def encode(
         number = 0
         for layer, directions in enumerate(layers):
             if layer and keep:
-                below = np.where(keep[layer - 1][b, :n], below / (1 - dropout), 0)
+                below = np.where(keep[layer - 1][b, :n], below / (1 - config.dropout), 0)
             above = np.zeros((n, len(directions) * H), dtype)
             for reverse, weights in enumerate(directions):
                 state = h[number, b], c[number, b]
                 for t in range(n - 1, -1, -1) if reverse else range(n):
-                    if nonlinearity:
-                        state = rnn_cell(weights, below[t], state[0], nonlinearity), state[1]
-                    else:
-                        state = lstm_cell(weights, below[t], *state)
+                    state = advance(config, weights, below[t], *state)
                     above[t, reverse * H : (reverse + 1) * H] = state[0]
                 last_h[number, b], last_c[number, b] = state
                 number += 1
             below = above
         outputs[b, :n] = below
-    return Encoded(outputs, last_h, None if nonlinearity else last_c)
+    return Encoded(outputs, last_h, last_c if config.cell == "lstm" else None)
 
 
 def additive_attention(
@@ -137,24 +155,14 @@ def predict(
     def part(name: str) -> dict[str, np.ndarray]:
         return {n.partition(".")[2]: a for n, a in arrays.items() if n.startswith(f"{name}.")}
 
-    rnn = config.model == "rnn"
     masks = [keep[f"layer{n}"] for n in range(config.num_layers - 1)] if keep else None
-    encoded = encode(
-        part("rnn" if rnn else "lstm"),
-        inputs,
-        lengths,
-        h,
-        c,
-        masks,
-        config.dropout,
-        config.nonlinearity if rnn else None,
-    )
+    encoded = encode(config, part(config.cell), inputs, lengths, h, c, masks)
     B, T, _ = inputs.shape
     predictions, attention = [], []
     for b in range(B):
         n = T if lengths is None else lengths[b]
         features = encoded.h[-config.directions :, b].reshape(-1)
-        if config.model == "lstm_attention":
+        if config.attends:
             context, weights = additive_attention(
                 part("attention"), features, encoded.outputs[b, :n]
             )

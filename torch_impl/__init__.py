@@ -1,15 +1,26 @@
 """The models in PyTorch: modules, and the functions of `spec.backend.Backend`."""
 
 from torch_impl.attention import AdditiveAttention
-from torch_impl.cells import LSTMCell, LSTMState, RNNCell
-from torch_impl.models import LSTMAttention, LSTMModel, RNNModel, sequence_model
-from torch_impl.recurrent import LSTM, RNN
+from torch_impl.cells import GRUCell, LSTMCell, LSTMState, RNNCell
+from torch_impl.models import (
+    GRUAttention,
+    GRUModel,
+    LSTMAttention,
+    LSTMModel,
+    RNNModel,
+    sequence_model,
+)
+from torch_impl.recurrent import GRU, LSTM, RNN
 from torch_impl.training import export_arrays, init_state, predict, train_step
 
 __all__ = [
+    "GRU",
     "LSTM",
     "RNN",
     "AdditiveAttention",
+    "GRUAttention",
+    "GRUCell",
+    "GRUModel",
     "LSTMAttention",
     "LSTMCell",
     "LSTMModel",

@@ -33,6 +33,11 @@ def last_valid(
 def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
     """Unroll `RNNCell` with the weights of one layer and direction."""
     kernel = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}[nonlinearity]
+    return unroll_kernel(kernel, weights, inputs, valid, state, reverse)
+
+
+def unroll_kernel(kernel, weights, inputs, valid, state, reverse):
+    """Run a kernel that knows no lengths; each last state is picked from the outputs."""
     (first,) = state
     inputs = reverse_in_time(inputs, valid) if reverse else inputs
     outputs, last = kernel(
@@ -43,6 +48,13 @@ def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
         last = last_valid(outputs, valid, first)
         outputs = torch.where(valid[..., None], outputs, 0.0)
     return reverse_in_time(outputs, valid) if reverse else outputs, (last,)
+
+
+def unroll_gru(weights, inputs, valid, state, reverse, reset_after=True):
+    """Unroll `GRUCell` with the weights of one layer and direction."""
+    if not reset_after:  # which no kernel of torch's does
+        return recurrent.unroll_gru(weights, inputs, valid, state, reverse, reset_after)
+    return unroll_kernel(torch.gru, weights, inputs, valid, state, reverse)
 
 
 def unroll_lstm(weights, inputs, valid, state, reverse):
@@ -73,6 +85,12 @@ class RNN(recurrent.RNN):
     """`recurrent.RNN`, fast."""
 
     unroll = staticmethod(unroll_rnn)
+
+
+class GRU(recurrent.GRU):
+    """`recurrent.GRU`, fast."""
+
+    unroll = staticmethod(unroll_gru)
 
 
 class LSTM(recurrent.LSTM):

@@ -84,6 +84,45 @@ class RNNModel(nn.Module):
         return Output(read_out(self.config, self.head, features, keep), None)
 
 
+class GRUModel(nn.Module):
+    """Predict from the final hidden state of a gated recurrent network.
+
+    Args:
+      inputs: readings [B, T, D].
+      lengths: real steps of each sequence [B]; None when all have T.
+      h: first hidden state [L, B, H]; None for zeros.
+      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+
+    Returns:
+      predictions [B, O], no attention.
+    """
+
+    def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
+        super().__init__()
+        self.config = config
+        self.gru = layers.GRU(
+            config.input_size,
+            config.hidden_size,
+            config.num_layers,
+            config.bidirectional,
+            config.dropout,
+            config.reset_after,
+        )
+        self.head = nn.Linear(config.head_size, config.output_size)
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        h: Float[Tensor, "L B H"] | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Output:
+        masks = masks_between_layers(self.config, keep)
+        _, h = self.gru(inputs, lengths, h, masks)
+        features = last_layer(self.config, h)
+        return Output(read_out(self.config, self.head, features, keep), None)
+
+
 class LSTMModel(nn.Module):
     """Predict from the final hidden state of an LSTM.
 
@@ -120,6 +159,55 @@ class LSTMModel(nn.Module):
         _, (h, _) = self.lstm(inputs, lengths, state, masks)
         features = last_layer(self.config, h)
         return Output(read_out(self.config, self.head, features, keep), None)
+
+
+class GRUAttention(nn.Module):
+    """Predict from a GRU's final hidden state and what it attends to among all its outputs.
+
+        query = final hidden state of the last layer
+        context = additive attention of the query over the last layer's outputs
+        predictions = W [context; query] + b
+
+    Args:
+      inputs: readings [B, T, D].
+      lengths: real steps of each sequence [B]; None when all have T.
+      h: first hidden state [L, B, H]; None for zeros.
+      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+
+    Returns:
+      predictions [B, O], attention weights [B, T], zero past each end.
+    """
+
+    def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
+        super().__init__()
+        self.config = config
+        self.gru = layers.GRU(
+            config.input_size,
+            config.hidden_size,
+            config.num_layers,
+            config.bidirectional,
+            config.dropout,
+            config.reset_after,
+        )
+        self.attention = AdditiveAttention(
+            config.encoded_size, config.encoded_size, config.hidden_size
+        )
+        self.head = nn.Linear(config.head_size, config.output_size)
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        h: Float[Tensor, "L B H"] | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Output:
+        masks = masks_between_layers(self.config, keep)
+        valid = None if lengths is None else real_steps(lengths, inputs.shape[1])
+        outputs, h = self.gru(inputs, lengths, h, masks)
+        query = last_layer(self.config, h)
+        context, weights = self.attention(query, outputs, valid)
+        features = torch.cat([context, query], dim=-1)
+        return Output(read_out(self.config, self.head, features, keep), weights)
 
 
 class LSTMAttention(nn.Module):
@@ -170,7 +258,13 @@ class LSTMAttention(nn.Module):
         return Output(read_out(self.config, self.head, features, keep), weights)
 
 
-MODELS = {"rnn": RNNModel, "lstm": LSTMModel, "lstm_attention": LSTMAttention}
+MODELS = {
+    "rnn": RNNModel,
+    "gru": GRUModel,
+    "lstm": LSTMModel,
+    "gru_attention": GRUAttention,
+    "lstm_attention": LSTMAttention,
+}
 
 
 def sequence_model(config: ModelConfig, layers: ModuleType = fast) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spec.params import recurrent_schema, split_layers
 from torch_impl.arrays import add_parameters
-from torch_impl.cells import LSTMCell, LSTMState, RNNCell
+from torch_impl.cells import GRUCell, LSTMCell, LSTMState, RNNCell
 
 
 def dropout(
@@ -63,6 +63,12 @@ def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
     """Unroll `RNNCell` with the weights of one layer and direction."""
     cell = SimpleNamespace(**weights, nonlinearity=nonlinearity)
     return unroll(lambda x, s: (RNNCell.forward(cell, x, *s),), inputs, valid, state, reverse)
+
+
+def unroll_gru(weights, inputs, valid, state, reverse, reset_after=True):
+    """Unroll `GRUCell` with the weights of one layer and direction."""
+    cell = SimpleNamespace(**weights, reset_after=reset_after)
+    return unroll(lambda x, s: (GRUCell.forward(cell, x, *s),), inputs, valid, state, reverse)
 
 
 def unroll_lstm(weights, inputs, valid, state, reverse):
@@ -150,6 +156,52 @@ class RNN(nn.Module):
         params = dict(self.named_parameters())
         h = zero_state(params, inputs) if h is None else h
         unroll_cell = partial(self.unroll, nonlinearity=self.nonlinearity)
+        outputs, (h,) = run_layers(unroll_cell, params, inputs, lengths, (h,), keep, self.dropout)
+        return outputs, h
+
+
+class GRU(nn.Module):
+    """Run `GRUCell` over time in layers and directions.
+
+    Parameters have the names, shapes and order of torch.nn.GRU; so has the state.
+
+    Args:
+      inputs: readings [B, T, D]; what stands past a sequence's end is ignored, NaN included.
+      lengths: real steps of each sequence [B]; None when all have T.
+      h: first state [L, B, H], L = layers x directions, forward before reverse; None for zeros.
+      keep: dropout masks [B, T, F], one between each two layers; None drops nothing.
+
+    Returns:
+      outputs [B, T, F], zero past each end; last state [L, B, H], of each one's last real step.
+    """
+
+    unroll = staticmethod(unroll_gru)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        reset_after: bool = True,
+    ):
+        super().__init__()
+        self.dropout, self.reset_after = dropout, reset_after
+        add_parameters(
+            self, recurrent_schema("gru", input_size, hidden_size, num_layers, bidirectional)
+        )
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        h: Float[Tensor, "L B H"] | None = None,
+        keep: Sequence[Bool[Tensor, "B T F"]] | None = None,
+    ) -> tuple[Float[Tensor, "B T F"], Float[Tensor, "L B H"]]:
+        params = dict(self.named_parameters())
+        h = zero_state(params, inputs) if h is None else h
+        unroll_cell = partial(self.unroll, reset_after=self.reset_after)
         outputs, (h,) = run_layers(unroll_cell, params, inputs, lengths, (h,), keep, self.dropout)
         return outputs, h
 
