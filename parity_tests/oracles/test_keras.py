@@ -23,23 +23,36 @@ keras = pytest.importorskip("keras", reason="make oracles installs it")
 RUN = {"jax": in_jax, "torch": in_torch}
 
 
-def keras_layer(case, directions, x, first):
-    """Run one LSTM or SimpleRNN, or a Bidirectional of it: lengths, as masks, are Keras's.
+def ordered(case, gates):
+    """Put the gates of one of torch's arrays in Keras's order."""
+    if case.model != "gru":
+        return gates
+    r, z, n = gates[:H], gates[H : 2 * H], gates[2 * H :]
+    return keras.ops.concatenate([z, r, n])
 
-    Both biases become one; the gates' order is torch's.
+
+def keras_layer(case, directions, x, first):
+    """Run one LSTM, GRU or SimpleRNN, or a Bidirectional of it: lengths, as masks, are Keras's.
+
+    Both biases become one, but for the GRU that resets after; the gates' order is torch's, but for
+    the GRU's z, r, n.
     """
-    kind = keras.layers.LSTM if case.model == "lstm" else keras.layers.SimpleRNN
-    options = {} if case.model == "lstm" else {"activation": case.nonlinearity}
+    kind, options = {
+        "rnn": (keras.layers.SimpleRNN, {"activation": case.nonlinearity}),
+        "gru": (keras.layers.GRU, {"reset_after": case.reset_after}),
+        "lstm": (keras.layers.LSTM, {}),
+    }[case.model]
     dtype = str(x.dtype)[-7:]
     layer = kind(H, return_sequences=True, return_state=True, dtype=dtype, **options)
     if len(directions) == 2:
         layer = keras.layers.Bidirectional(layer, dtype=dtype)
     layer.build(x.shape)
-    weights = [
-        array
-        for own in directions
-        for array in (own["weight_ih"].T, own["weight_hh"].T, own["bias_ih"] + own["bias_hh"])
-    ]
+    weights = []
+    for own in directions:
+        w_ih, w_hh, b_ih, b_hh = (ordered(case, array) for array in own.values())
+        both = case.model == "gru" and case.reset_after
+        bias = keras.ops.stack([b_ih, b_hh]) if both else b_ih + b_hh
+        weights += [w_ih.T, w_hh.T, bias]
     mask = None
     if case.lengths is not None:
         mask = keras.ops.convert_to_tensor(np.arange(x.shape[1]) < case.lengths[:, None])

@@ -1,6 +1,7 @@
 """Ours and ONNX: the standard's own test data, its reference evaluator and onnxruntime.
 
-ONNX stacks an LSTM's gates i, o, f, c, puts time first and knows no gradients.
+ONNX stacks an LSTM's gates i, o, f, c and a GRU's z, r, h, puts time first, knows no gradients and
+resets before the product unless `linear_before_reset` is 1.
 """
 
 from functools import partial
@@ -19,13 +20,14 @@ from parity_tests.test_recurrent import leaves_of
 REASON = "make oracles installs it"
 onnx = pytest.importorskip("onnx", reason=REASON)
 pytest.importorskip("onnxruntime", reason=REASON)
-TO_ONNX, FROM_ONNX = (0, 3, 1, 2), (0, 2, 3, 1)  # i, f, g, o <-> i, o, f, c
+TO_ONNX = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}  # r, z, n and i, f, g, o to ONNX's
+FROM_ONNX = TO_ONNX | {"lstm": (0, 2, 3, 1)}
 LAYERS = (torch_impl.recurrent, torch_impl.fast, jax_impl.recurrent, jax_impl.fast)
 
 
 def reordered(gates, order):
-    """Put the four blocks along axis 0 in another order."""
-    blocks = np.split(gates, 4)
+    """Put the blocks along axis 0 in another order."""
+    blocks = np.split(gates, len(order))
     return np.concatenate([blocks[n] for n in order])
 
 
@@ -38,8 +40,7 @@ def node_cases():
     for case in node._NodeTestCases:
         operator = case.model.graph.node[0]
         if operator.op_type in ("GRU", "LSTM", "RNN"):
-            foreign = operator.op_type == "GRU" or "P" in operator.input
-            (others if foreign else ours)[case.name] = case
+            (others if "P" in operator.input else ours)[case.name] = case
     return ours, others
 
 
@@ -47,21 +48,20 @@ NODE_CASES, OTHERS = node_cases()
 
 
 def test_all_node_cases_are_known():
-    """A release with further ones has to be looked at: GRUs and peepholes are not ours."""
-    assert len(NODE_CASES) == 11
-    assert [name for name in OTHERS if "gru" not in name] == ["test_lstm_with_peepholes"]
-    assert len(OTHERS) == 7
+    """A release with further ones has to be looked at: peepholes are not ours."""
+    assert len(NODE_CASES) == 17
+    assert list(OTHERS) == ["test_lstm_with_peepholes"]
 
 
-def run_ours(layers, cell, params, x):
+def run_ours(layers, cell, params, x, options):
     """Return outputs [B, T, F] and h [directions, B, H], float64."""
     x, params = x.astype(float), {n: p.astype(float) for n, p in params.items()}
     if layers.__name__.startswith("jax"):
-        outputs, last = getattr(layers, cell)(params, x)
+        outputs, last = getattr(layers, cell)(params, x, **options)
     else:
         sizes = (x.shape[-1], params["weight_hh_l0"].shape[1], 1, "bias_ih_l0_reverse" in params)
         tensors = {name: torch.tensor(array) for name, array in params.items()}
-        module = getattr(layers, cell.upper())(*sizes)
+        module = getattr(layers, cell.upper())(*sizes, **options)
         outputs, last = torch.func.functional_call(module, tensors, (torch.tensor(x),))
     return [np.asarray(array) for array in (outputs, *(last if cell == "lstm" else (last,)))]
 
@@ -77,8 +77,7 @@ def test_node_data(name, layers):
     attributes = {a.name: onnx.helper.get_attribute_value(a) for a in operator.attribute}
     cell, reverse = operator.op_type.lower(), attributes.get("direction") == b"reverse"
 
-    def gates(array):
-        return reordered(array, FROM_ONNX) if cell == "lstm" else array
+    options = {"gru": {"reset_after": attributes.get("linear_before_reset") == 1}}.get(cell, {})
 
     params = {}
     for direction, end in zip(range(len(given["W"])), ("", "_reverse"), strict=False):
@@ -86,9 +85,12 @@ def test_node_data(name, layers):
         biases = given["B"][direction] if "B" in given else np.zeros(2 * rows)
         parts = (given["W"][direction], given["R"][direction], *np.split(biases, 2))
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        params |= {f"{n}_l0{end}": gates(part) for n, part in zip(names, parts, strict=True)}
+        params |= {
+            f"{n}_l0{end}": reordered(part, FROM_ONNX[cell])
+            for n, part in zip(names, parts, strict=True)
+        }
     x = given["X"] if attributes.get("layout") else given["X"].swapaxes(0, 1)
-    y, *states = run_ours(layers, cell, params, x[:, ::-1] if reverse else x)
+    y, *states = run_ours(layers, cell, params, x[:, ::-1] if reverse else x, options)
     y = (y[:, ::-1] if reverse else y).reshape(*x.shape[:2], len(given["W"]), -1)
     if attributes.get("layout"):
         states = [state.swapaxes(0, 1) for state in states]
@@ -104,7 +106,7 @@ def onnx_layer(engine, case, directions, x, first):
 
     def stacked(*names):
         parts = [[own[n] for n in names] for own in directions]
-        parts = [[reordered(p, TO_ONNX) if lstm else p for p in own] for own in parts]
+        parts = [[reordered(p, TO_ONNX[case.model]) for p in own] for own in parts]
         return np.stack([np.concatenate(own) for own in parts])
 
     feeds = {"X": x.swapaxes(0, 1), "W": stacked("weight_ih"), "R": stacked("weight_hh")}
@@ -114,11 +116,13 @@ def onnx_layer(engine, case, directions, x, first):
     feeds |= dict(zip(("initial_h", "initial_c"), first, strict=False))
     optional = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c")[: 7 if lstm else 6]
     outputs = ("Y", "Y_h", "Y_c")[: 3 if lstm else 2]
+    functions = [case.nonlinearity.capitalize()]
     operator = onnx.helper.make_node(
         *(case.model.upper(), [n if n in feeds else "" for n in optional], list(outputs)),
         hidden_size=H,
         direction="bidirectional" if len(directions) == 2 else "forward",
-        **({} if lstm else {"activations": [case.nonlinearity.capitalize()] * len(directions)}),
+        **({"linear_before_reset": int(case.reset_after)} if case.model == "gru" else {}),
+        **({"activations": functions * len(directions)} if case.model == "rnn" else {}),
     )
 
     def described(name, array):
