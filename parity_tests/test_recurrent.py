@@ -156,3 +156,22 @@ def test_length_zero_gives_zeros_and_the_first_state(layers):
         np.testing.assert_array_equal(t, expected)
         np.testing.assert_array_equal(j, expected)
     assert all(torch.isfinite(tensor.grad).all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize("name", LAYERS.values())
+def test_defaults_are_those_of_torch_nn(name):
+    """One layer, one direction; masks without a rate scale nothing."""
+    ours, theirs = getattr(torch_impl, name)(3, H), getattr(torch.nn, name)(3, H)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    two = getattr(torch_impl, name)(3, H, num_layers=2)
+    inputs = torch.randn(B, T, 3, generator=torch.Generator().manual_seed(0))
+    params = {n: tensor.numpy() for n, tensor in two.state_dict().items()}
+    in_jax = getattr(jax_impl, name.lower())
+    kept = np.ones((B, T, H), bool)
+    plain, masked = two(inputs)[0], two(inputs, keep=[torch.tensor(kept)])[0]
+    assert torch.equal(plain, masked)
+    plain, masked = (
+        in_jax(params, inputs.numpy())[0],
+        in_jax(params, inputs.numpy(), keep=[kept])[0],
+    )
+    np.testing.assert_array_equal(plain, masked)
