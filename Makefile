@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints/py311.txt
 
-.PHONY: demo test test-long faults one-framework oracles bench figure clean
+.PHONY: demo test test-long faults mutants one-framework oracles bench figure clean
 
 demo: .venv/ready  ## train on bundled data in both backends, print the results side by side
 	@mkdir -p runs && rm -rf runs/demo-torch runs/demo-jax
@@ -21,6 +21,9 @@ test-long: .venv/ready  ## the tests that take minutes, the deliberate faults ap
 
 faults: .venv/ready  ## plant every deliberate fault and print how many are caught
 	$(BIN)/python -m parity_tests.faults
+
+mutants: .venv/mutants  ## the score of the parity tests by cosmic-ray, and what survives them
+	$(BIN)/python -m parity_tests.mutants
 
 one-framework: .venv-torch/ready .venv-jax/ready  ## tests/ with only PyTorch, then with only JAX
 	.venv-torch/bin/pytest tests -m "not long"
@@ -42,6 +45,10 @@ figure: demo  ## the picture of the README
 
 .venv/bench: .venv/ready
 	$(BIN)/python -m pip install $(PIP_OPTIONS) -e '.[bench]'
+	@touch $@
+
+.venv/mutants: .venv/ready
+	$(BIN)/python -m pip install $(PIP_OPTIONS) -e '.[mutants]'
 	@touch $@
 
 .venv/oracles: .venv/ready

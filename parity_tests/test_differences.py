@@ -14,26 +14,9 @@ from parity.differences.entry import as_pasted, body, close, run, versions
 from parity.differences.expect import Between, Outcome, Raises, Warns, equal, meets
 from parity.differences.numerics import ULP, ulp_bound
 from parity.differences.render import COMMAND, DOCUMENT, IMPORTS, document, entry
+from parity.inject import INJECTIONS
 
 MEDIAN = DIFFERENCES["median_of_an_even_number"]
-# What `--inject` will know; each has one entry.
-INJECTED = {
-    "adam_eps_inside",
-    "adamw_decay_default",
-    "clip_eps",
-    "dropout_unscaled",
-    "float32_inside",
-    "gelu_tanh",
-    "gru_reset_before",
-    "l2_loss_half",
-    "layernorm_eps",
-    "layernorm_fast_variance",
-    "mask_sense",
-    "momentum_dampening",
-    "padding_in_mean",
-    "rmsprop_eps_inside",
-    "two_biases_as_one",
-}
 
 
 @pytest.mark.parametrize("name", DIFFERENCES)
@@ -81,7 +64,7 @@ def test_groups_are_filled():
 
 def test_inject_names():
     names = [item.inject for item in DIFFERENCES.values() if item.inject]
-    assert sorted(names) == sorted(INJECTED)
+    assert sorted(names) == sorted(INJECTIONS)
 
 
 @pytest.mark.parametrize(

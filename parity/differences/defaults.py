@@ -345,7 +345,6 @@ class LayerNormEps:
         return nn.LayerNorm(2, eps=1e-5)(torch.tensor(x)), theirs
 
     source = ("torch.nn.LayerNorm", "flax.linen.layers/LayerNorm")
-    inject = "layernorm_eps"
 
 
 @difference
@@ -377,7 +376,6 @@ class LayerNormFastVariance:
 
     close = 5e-4
     source = ("torch.nn.LayerNorm", "flax.linen.layers/LayerNorm")
-    inject = "layernorm_fast_variance"
 
 
 @difference
@@ -428,7 +426,6 @@ class GeluForm:
         return exact, theirs
 
     source = ("torch.nn.functional.gelu", "jax.nn.gelu")
-    inject = "gelu_tanh"
 
 
 @difference
