@@ -41,13 +41,45 @@ KEPT = [
 ]
 # Why no test can tell: (file on both sides, what stands in the changed line, what instead).
 EQUIVALENT = {
-    "the last of two axes is axis 1": [("losses.py", "=-1", "=1")],
-    "the lengths are equal by construction": [("recurrent.py", "strict=True", "strict=False")],
+    "the last of two axes is axis 1": [
+        ("losses.py", "=-1", "=1"),
+        ("fast.py", "axis=-1", "axis=1"),
+    ],
+    "the lengths are equal by construction": [
+        ("recurrent.py", "strict=True", "strict=False"),
+        ("fast.py", "strict=True", "strict=False"),
+    ],
     "any finite number does: what comes of it is cut off, and so are its gradients": [
         ("recurrent.py", "inputs, 0.0)", "inputs, 1.0)"),
         ("recurrent.py", "inputs, 0.0)", "inputs, -1.0)"),
+        ("fast.py", "0.0, 0.0]", "0.0, 1.0]"),
+        ("fast.py", "0.0, 0.0]", "0.0, -1.0]"),
     ],
-    "all layers have the same H": [("recurrent.py", "recurrent[0]", "recurrent[ -1]")],
+    "an input gate that is shut lets nothing of the candidate in": [
+        ("fast.py", "0.0, 0.0]", "1.0, 0.0]"),
+        ("fast.py", "0.0, 0.0]", "-1.0, 0.0]"),
+    ],
+    "1e30 is the float64 beside 1e30": [
+        ("fast.py", "-1e30", "- 1e+30"),
+        ("fast.py", " 1e30", " 1e+30"),
+    ],
+    "a kernel of one layer drops nothing, and drops in training only": [
+        ("fast.py", "1, 0.0, False", "1, 1.0, False"),
+        ("fast.py", "1, 0.0, False", "1, -1.0, False"),
+        ("fast.py", "0.0, False, False", "0.0, True, False"),
+    ],
+    "the first is the last of one": [
+        ("fast.py", "last = last[0]", "last = last[ -1]"),
+        ("fast.py", "c[0]", "c[ -1]"),
+        ("fast.py", "[:, 0]", "[:, -1]"),
+        ("fast.py", "d_after[0]", "d_after[ -1]"),
+        ("fast.py", "after[0]", "after[ -1]"),
+    ],
+    "a sequence without steps takes its first state instead": [("fast.py", "min=0", "min= -1")],
+    "all layers, and all states, have the same H": [
+        ("recurrent.py", "recurrent[0]", "recurrent[ -1]"),
+        ("fast.py", "befores[0].shape", "befores[ -1].shape"),
+    ],
 }
 PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long"]
 PYTEST += ["-p", "no:xdist", "-p", "no:cacheprovider"]
