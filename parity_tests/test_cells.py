@@ -12,7 +12,7 @@ from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
 from spec.params import cell_schema
 
-B, D, H = 3, 5, 4  # all different, so a transposed weight cannot fit
+B, D, H = 3, 5, 6  # all different, so a transposed weight cannot fit
 
 
 def draw(cell, names):

@@ -113,3 +113,16 @@ def test_flax_module_is_the_same_function():
     assert_same(
         {"predictions": output.predictions}, {"predictions": reference_of(case)["predictions"]}
     )
+
+
+def test_flax_module_draws_both_signs():
+    """Initial values are even over [-bound, bound): within them, and far out on either side."""
+    config = next(c for c in CASES if c.model == "lstm_attention").config
+    inputs = jnp.zeros((2, T, config.input_size))
+    variables = jax_impl.SequenceModel(config).init(jax.random.key(0), inputs)
+    schema = parameter_schema(config)
+    for name, array in to_names(variables["params"]).items():
+        scaled = np.asarray(array) / schema[name].bound
+        assert np.abs(scaled).max() <= 1
+        if scaled.size >= 16:
+            assert scaled.min() < -0.5 < 0.5 < scaled.max(), name

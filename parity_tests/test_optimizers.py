@@ -118,7 +118,8 @@ def test_clipping_formula():
 
 
 @pytest.mark.parametrize(
-    ("schedule", "warmup"), [("constant", 0), ("constant", 5), ("cosine", 0), ("cosine", 5)]
+    ("schedule", "warmup"),
+    [("constant", 0), ("constant", 1), ("constant", 5), ("cosine", 0), ("cosine", 5)],
 )
 def test_schedule_is_its_formula(schedule, warmup):
     """Warm-up reaches lr at its last step; half a cosine falls to 0 at the end and stays there."""
