@@ -44,6 +44,7 @@ EQUIVALENT = {
     "the last of two axes is axis 1": [
         *((f"{name}.py", "=-1", "=1") for name in ("losses", "attention", "cells", "models")),
         ("fast.py", "axis=-1", "axis=1"),
+        ("cells.py", "shape[-1]", "shape[1]"),
     ],
     "the lengths are equal by construction": [
         ("recurrent.py", "strict=True", "strict=False"),

@@ -57,12 +57,13 @@ def gru_in_torch(reset_after, leaves):
     from torch_impl.cells import GRUCell
 
     weights = {name: leaves[name] for name in cell_schema("gru", D, H)}
-    cell = GRUCell(D, H, reset_after)
+    cell = GRUCell(D, H) if reset_after else GRUCell(D, H, False)
     return {"h": torch.func.functional_call(cell, weights, (leaves["x"], leaves["h"]))}
 
 
 def gru_in_jax(reset_after, leaves):
-    return {"h": jax_cells.gru_cell(leaves, leaves["x"], leaves["h"], reset_after)}
+    options = () if reset_after else (False,)
+    return {"h": jax_cells.gru_cell(leaves, leaves["x"], leaves["h"], *options)}
 
 
 def gru_in_numpy(reset_after, leaves):

@@ -163,8 +163,11 @@ def test_defaults_are_those_of_torch_nn(name):
     """One layer, one direction; masks without a rate scale nothing."""
     ours, theirs = getattr(torch_impl, name)(3, H), getattr(torch.nn, name)(3, H)
     assert list(ours.state_dict()) == list(theirs.state_dict())
-    two = getattr(torch_impl, name)(3, H, num_layers=2)
+    theirs.load_state_dict(ours.state_dict())
     inputs = torch.randn(B, T, 3, generator=torch.Generator().manual_seed(0))
+    expected = theirs(inputs.swapaxes(0, 1))[0].swapaxes(0, 1)
+    torch.testing.assert_close(ours(inputs)[0], expected)
+    two = getattr(torch_impl, name)(3, H, num_layers=2)
     params = {n: tensor.numpy() for n, tensor in two.state_dict().items()}
     in_jax = getattr(jax_impl, name.lower())
     kept = np.ones((B, T, H), bool)
@@ -175,3 +178,4 @@ def test_defaults_are_those_of_torch_nn(name):
         in_jax(params, inputs.numpy(), keep=[kept])[0],
     )
     np.testing.assert_array_equal(plain, masked)
+    np.testing.assert_allclose(plain, two(inputs)[0].detach(), rtol=1e-4, atol=1e-6)
