@@ -136,8 +136,8 @@ def understand(
     features = tuple(f"f{n}" for n in range(count))
     if layout and not layout.header and len(layout.features) == count:
         features = layout.features  # neither file names them
-    why = f"as {'the header is no t0, t1 ..' if header else 'there is no header'}"
-    why = "by --num_features" if config.num_features else f"{why} (--num_features overrides)"
+    guess = "the header is no t0, t1 .." if header else "there is no header"
+    why = "by --num_features" if config.num_features else f"as {guess} (--num_features overrides)"
     note = f"columns are {steps} steps of {counted(features)}, {why}"
     return Layout(features, targets, steps, header, tuple(names) if header else None), note
 

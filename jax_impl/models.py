@@ -49,6 +49,22 @@ def read_out(
     return features @ head["weight"].T + head["bias"]
 
 
+def attend_and_read_out(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    outputs: Float[Array, "B T F"],
+    h: Float[Array, "L B H"],
+    lengths: Int[Array, " B"] | None,
+    keep: Mapping[str, Array] | None,
+) -> Output:
+    """Let the last layer's final state attend to all outputs, and apply the head to both."""
+    valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
+    query = last_layer(config, h)
+    context, weights = additive_attention(params["attention"], query, outputs, valid)
+    features = jnp.concatenate([context, query], axis=-1)
+    return Output(read_out(config, params["head"], features, keep), weights)
+
+
 def rnn_model(
     config: ModelConfig,
     params: Mapping[str, Mapping[str, Array]],
@@ -152,13 +168,9 @@ def gru_attention(
       predictions [B, O], attention weights [B, T], zero past each end.
     """
     masks = masks_between_layers(config, keep)
-    valid = None if lengths is None else real_steps(lengths, inputs.shape[1])
     rest = masks, config.dropout, config.reset_after
     outputs, h = layers.gru(params["gru"], inputs, lengths, h, *rest)
-    query = last_layer(config, h)
-    context, weights = additive_attention(params["attention"], query, outputs, valid)
-    features = jnp.concatenate([context, query], axis=-1)
-    return Output(read_out(config, params["head"], features, keep), weights)
+    return attend_and_read_out(config, params, outputs, h, lengths, keep)
 
 
 def lstm_attention(
@@ -186,12 +198,8 @@ def lstm_attention(
       predictions [B, O], attention weights [B, T], zero past each end.
     """
     masks = masks_between_layers(config, keep)
-    valid = None if lengths is None else real_steps(lengths, inputs.shape[1])
     outputs, (h, _) = layers.lstm(params["lstm"], inputs, lengths, state, masks, config.dropout)
-    query = last_layer(config, h)
-    context, weights = additive_attention(params["attention"], query, outputs, valid)
-    features = jnp.concatenate([context, query], axis=-1)
-    return Output(read_out(config, params["head"], features, keep), weights)
+    return attend_and_read_out(config, params, outputs, h, lengths, keep)
 
 
 MODELS = {

@@ -188,7 +188,7 @@ FAULTS: list[Fault] = [
     *each(
         "models.py",
         "backward final state read at the last step",
-        ("query = last_layer(self.config, h)", "query = outputs[:, -1]"),
+        ("query = last_layer(model.config, h)", "query = outputs[:, -1]"),
         ("query = last_layer(config, h)", "query = outputs[:, -1]"),
     ),
     *each(

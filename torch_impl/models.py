@@ -45,6 +45,21 @@ def read_out(
     return features @ head.weight.T + head.bias
 
 
+def attend_and_read_out(
+    model: nn.Module,
+    outputs: Float[Tensor, "B T F"],
+    h: Float[Tensor, "L B H"],
+    lengths: Int[Tensor, " B"] | None,
+    keep: Mapping[str, Tensor] | None,
+) -> Output:
+    """Let the last layer's final state attend to all outputs, and apply the head to both."""
+    valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
+    query = last_layer(model.config, h)
+    context, weights = model.attention(query, outputs, valid)
+    features = torch.cat([context, query], dim=-1)
+    return Output(read_out(model.config, model.head, features, keep), weights)
+
+
 class RNNModel(nn.Module):
     """Predict from the final hidden state of a plain recurrent network.
 
@@ -202,12 +217,8 @@ class GRUAttention(nn.Module):
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
         masks = masks_between_layers(self.config, keep)
-        valid = None if lengths is None else real_steps(lengths, inputs.shape[1])
         outputs, h = self.gru(inputs, lengths, h, masks)
-        query = last_layer(self.config, h)
-        context, weights = self.attention(query, outputs, valid)
-        features = torch.cat([context, query], dim=-1)
-        return Output(read_out(self.config, self.head, features, keep), weights)
+        return attend_and_read_out(self, outputs, h, lengths, keep)
 
 
 class LSTMAttention(nn.Module):
@@ -250,12 +261,8 @@ class LSTMAttention(nn.Module):
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
         masks = masks_between_layers(self.config, keep)
-        valid = None if lengths is None else real_steps(lengths, inputs.shape[1])
         outputs, (h, _) = self.lstm(inputs, lengths, state, masks)
-        query = last_layer(self.config, h)
-        context, weights = self.attention(query, outputs, valid)
-        features = torch.cat([context, query], dim=-1)
-        return Output(read_out(self.config, self.head, features, keep), weights)
+        return attend_and_read_out(self, outputs, h, lengths, keep)
 
 
 MODELS = {
