@@ -4,11 +4,8 @@ from jax_impl.attention import additive_attention
 from jax_impl.cells import LSTMState, gru_cell, lstm_cell, rnn_cell
 from jax_impl.models import (
     SequenceModel,
-    gru_attention,
-    gru_model,
-    lstm_attention,
-    lstm_model,
-    rnn_model,
+    attention_model,
+    recurrent_model,
 )
 from jax_impl.recurrent import gru, lstm, rnn
 from jax_impl.training import export_arrays, init_state, predict, train_step
@@ -17,19 +14,16 @@ __all__ = [
     "LSTMState",
     "SequenceModel",
     "additive_attention",
+    "attention_model",
     "export_arrays",
     "gru",
-    "gru_attention",
     "gru_cell",
-    "gru_model",
     "init_state",
     "lstm",
-    "lstm_attention",
     "lstm_cell",
-    "lstm_model",
     "predict",
+    "recurrent_model",
     "rnn",
     "rnn_cell",
-    "rnn_model",
     "train_step",
 ]

@@ -4,7 +4,8 @@ Dimensions: B batch, T time, D input features, O outputs (targets or class logit
 directions, H hidden units, F features of an encoder output, G features that the head reads.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import ModuleType
 from typing import NamedTuple
 
@@ -17,9 +18,12 @@ from jaxtyping import Float, Int
 from jax_impl import fast, recurrent
 from jax_impl.arrays import to_tree
 from jax_impl.attention import additive_attention
+from jax_impl.cells import LSTMState
 from jax_impl.recurrent import dropout, real_steps
 from spec.config import ModelConfig
 from spec.params import parameter_schema
+
+State = Float[Array, "L B H"] | tuple[Float[Array, "L B H"], Float[Array, "L B H"]]
 
 
 class Output(NamedTuple):
@@ -32,8 +36,18 @@ def masks_between_layers(config: ModelConfig, keep: Mapping[str, Array] | None) 
     return [keep[f"layer{n}"] for n in range(config.num_layers - 1)] if keep else []
 
 
-def last_layer(config: ModelConfig, h: Float[Array, "L B H"]) -> Float[Array, "B F"]:
+def recurrent_layers(config: ModelConfig, layers: ModuleType) -> Callable:
+    """Build the recurrent layers that a configuration names."""
+    if config.cell == "lstm":
+        return partial(layers.lstm, dropout=config.dropout)
+    if config.cell == "gru":
+        return partial(layers.gru, dropout=config.dropout, reset_after=config.reset_after)
+    return partial(layers.rnn, dropout=config.dropout, nonlinearity=config.nonlinearity)
+
+
+def last_layer(config: ModelConfig, state: State) -> Float[Array, "B F"]:
     """Put the last layer's final hidden states side by side, forward then reverse."""
+    h = state.h if isinstance(state, LSTMState) else state
     return jnp.concatenate(list(h[-config.directions :]), axis=-1)
 
 
@@ -49,165 +63,73 @@ def read_out(
     return features @ head["weight"].T + head["bias"]
 
 
-def attend_and_read_out(
+def recurrent_model(
     config: ModelConfig,
     params: Mapping[str, Mapping[str, Array]],
-    outputs: Float[Array, "B T F"],
-    h: Float[Array, "L B H"],
-    lengths: Int[Array, " B"] | None,
-    keep: Mapping[str, Array] | None,
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    state: State | None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
 ) -> Output:
-    """Let the last layer's final state attend to all outputs, and apply the head to both."""
+    """Predict from the final hidden state of recurrent layers, the part "rnn", "gru" or "lstm".
+
+    Args:
+      inputs: readings [B, T, D].
+      lengths: real steps of each sequence [B]; None when all have T.
+      state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
+      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+
+    Returns:
+      predictions [B, O], no attention.
+    """
+    masks = masks_between_layers(config, keep)
+    run = recurrent_layers(config, layers)
+    _, state = run(params[config.cell], inputs, lengths, state, masks)
+    features = last_layer(config, state)
+    return Output(read_out(config, params["head"], features, keep), None)
+
+
+def attention_model(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    state: State | None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
+) -> Output:
+    """Predict from recurrent layers' final hidden state and what it attends to among all outputs.
+
+        query = final hidden state of the last layer
+        context = additive attention of the query over the last layer's outputs
+        predictions = W [context; query] + b
+
+    Args:
+      inputs: readings [B, T, D].
+      lengths: real steps of each sequence [B]; None when all have T.
+      state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
+      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+
+    Returns:
+      predictions [B, O], attention weights [B, T], zero past each end.
+    """
+    masks = masks_between_layers(config, keep)
+    run = recurrent_layers(config, layers)
+    outputs, state = run(params[config.cell], inputs, lengths, state, masks)
     valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
-    query = last_layer(config, h)
+    query = last_layer(config, state)
     context, weights = additive_attention(params["attention"], query, outputs, valid)
     features = jnp.concatenate([context, query], axis=-1)
     return Output(read_out(config, params["head"], features, keep), weights)
 
 
-def rnn_model(
-    config: ModelConfig,
-    params: Mapping[str, Mapping[str, Array]],
-    inputs: Float[Array, "B T D"],
-    lengths: Int[Array, " B"] | None = None,
-    h: Float[Array, "L B H"] | None = None,
-    keep: Mapping[str, Array] | None = None,
-    layers: ModuleType = recurrent,
-) -> Output:
-    """Predict from the final hidden state of a plain recurrent network.
-
-    Args:
-      inputs: readings [B, T, D].
-      lengths: real steps of each sequence [B]; None when all have T.
-      h: first hidden state [L, B, H]; None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
-
-    Returns:
-      predictions [B, O], no attention.
-    """
-    masks = masks_between_layers(config, keep)
-    _, h = layers.rnn(params["rnn"], inputs, lengths, h, masks, config.dropout, config.nonlinearity)
-    features = last_layer(config, h)
-    return Output(read_out(config, params["head"], features, keep), None)
-
-
-def gru_model(
-    config: ModelConfig,
-    params: Mapping[str, Mapping[str, Array]],
-    inputs: Float[Array, "B T D"],
-    lengths: Int[Array, " B"] | None = None,
-    h: Float[Array, "L B H"] | None = None,
-    keep: Mapping[str, Array] | None = None,
-    layers: ModuleType = recurrent,
-) -> Output:
-    """Predict from the final hidden state of a gated recurrent network.
-
-    Args:
-      inputs: readings [B, T, D].
-      lengths: real steps of each sequence [B]; None when all have T.
-      h: first hidden state [L, B, H]; None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
-
-    Returns:
-      predictions [B, O], no attention.
-    """
-    masks = masks_between_layers(config, keep)
-    _, h = layers.gru(params["gru"], inputs, lengths, h, masks, config.dropout, config.reset_after)
-    features = last_layer(config, h)
-    return Output(read_out(config, params["head"], features, keep), None)
-
-
-def lstm_model(
-    config: ModelConfig,
-    params: Mapping[str, Mapping[str, Array]],
-    inputs: Float[Array, "B T D"],
-    lengths: Int[Array, " B"] | None = None,
-    state: tuple[Float[Array, "L B H"], Float[Array, "L B H"]] | None = None,
-    keep: Mapping[str, Array] | None = None,
-    layers: ModuleType = recurrent,
-) -> Output:
-    """Predict from the final hidden state of an LSTM.
-
-    Args:
-      inputs: readings [B, T, D].
-      lengths: real steps of each sequence [B]; None when all have T.
-      state: first (h, c), each [L, B, H]; None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
-
-    Returns:
-      predictions [B, O], no attention.
-    """
-    masks = masks_between_layers(config, keep)
-    _, (h, _) = layers.lstm(params["lstm"], inputs, lengths, state, masks, config.dropout)
-    features = last_layer(config, h)
-    return Output(read_out(config, params["head"], features, keep), None)
-
-
-def gru_attention(
-    config: ModelConfig,
-    params: Mapping[str, Mapping[str, Array]],
-    inputs: Float[Array, "B T D"],
-    lengths: Int[Array, " B"] | None = None,
-    h: Float[Array, "L B H"] | None = None,
-    keep: Mapping[str, Array] | None = None,
-    layers: ModuleType = recurrent,
-) -> Output:
-    """Predict from a GRU's final hidden state and what it attends to among all its outputs.
-
-        query = final hidden state of the last layer
-        context = additive attention of the query over the last layer's outputs
-        predictions = W [context; query] + b
-
-    Args:
-      inputs: readings [B, T, D].
-      lengths: real steps of each sequence [B]; None when all have T.
-      h: first hidden state [L, B, H]; None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
-
-    Returns:
-      predictions [B, O], attention weights [B, T], zero past each end.
-    """
-    masks = masks_between_layers(config, keep)
-    rest = masks, config.dropout, config.reset_after
-    outputs, h = layers.gru(params["gru"], inputs, lengths, h, *rest)
-    return attend_and_read_out(config, params, outputs, h, lengths, keep)
-
-
-def lstm_attention(
-    config: ModelConfig,
-    params: Mapping[str, Mapping[str, Array]],
-    inputs: Float[Array, "B T D"],
-    lengths: Int[Array, " B"] | None = None,
-    state: tuple[Float[Array, "L B H"], Float[Array, "L B H"]] | None = None,
-    keep: Mapping[str, Array] | None = None,
-    layers: ModuleType = recurrent,
-) -> Output:
-    """Predict from an LSTM's final hidden state and what it attends to among all its outputs.
-
-        query = final hidden state of the last layer
-        context = additive attention of the query over the last layer's outputs
-        predictions = W [context; query] + b
-
-    Args:
-      inputs: readings [B, T, D].
-      lengths: real steps of each sequence [B]; None when all have T.
-      state: first (h, c), each [L, B, H]; None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
-
-    Returns:
-      predictions [B, O], attention weights [B, T], zero past each end.
-    """
-    masks = masks_between_layers(config, keep)
-    outputs, (h, _) = layers.lstm(params["lstm"], inputs, lengths, state, masks, config.dropout)
-    return attend_and_read_out(config, params, outputs, h, lengths, keep)
-
-
 MODELS = {
-    "rnn": rnn_model,
-    "gru": gru_model,
-    "lstm": lstm_model,
-    "gru_attention": gru_attention,
-    "lstm_attention": lstm_attention,
+    "rnn": recurrent_model,
+    "gru": recurrent_model,
+    "lstm": recurrent_model,
+    "gru_attention": attention_model,
+    "lstm_attention": attention_model,
 }
 
 

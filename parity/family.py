@@ -18,6 +18,7 @@ from jax_impl import recurrent as jax_recurrent
 from jax_impl import training as jax_training
 from jax_impl.arrays import to_tree
 from jax_impl.cells import gru_cell, lstm_cell, rnn_cell
+from jax_impl.models import recurrent_layers
 from parity.judge import Report, compare
 from parity.measure import ulps
 from spec import reference
@@ -80,7 +81,6 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
     The truth is `spec.reference` in extended precision, a third text: so who is off is known.
     """
     part = encoder(config)
-    extra = {"rnn": (config.nonlinearity,), "gru": (config.reset_after,)}.get(part, ())
 
     def in_torch(model, arrays):
         found = model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"))._asdict()
@@ -95,9 +95,9 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
         found = jax_training.apply(config, run, params, arrays)._asdict()
         if part:
             masks = masks_between_layers(config, arrays.get("keep"))
-            layers = getattr(jax_fast if run.fast else jax_recurrent, part)
-            given = (arrays["inputs"], arrays.get("lengths"), None, masks, config.dropout)
-            found |= states(layers(params[part], *given, *extra))
+            layers = recurrent_layers(config, jax_fast if run.fast else jax_recurrent)
+            given = (arrays["inputs"], arrays.get("lengths"), None, masks)
+            found |= states(layers(params[part], *given))
         return found
 
     def truth(**arrays):

@@ -188,8 +188,8 @@ FAULTS: list[Fault] = [
     *each(
         "models.py",
         "backward final state read at the last step",
-        ("query = last_layer(model.config, h)", "query = outputs[:, -1]"),
-        ("query = last_layer(config, h)", "query = outputs[:, -1]"),
+        ("query = last_layer(self.config, state)", "query = outputs[:, -1]"),
+        ("query = last_layer(config, state)", "query = outputs[:, -1]"),
     ),
     *each(
         "models.py",
@@ -197,12 +197,7 @@ FAULTS: list[Fault] = [
         ("@ head.weight.T + head.bias", "@ head.weight.T"),
         ('@ head["weight"].T + head["bias"]', '@ head["weight"].T'),
     ),
-    *each(
-        "models.py",
-        "first state not passed on",
-        ("lengths, state, masks)", "lengths, None, masks)"),
-        ("lengths, state, masks,", "lengths, None, masks,"),
-    ),
+    *both("models.py", "first state not passed on", "lengths, state, masks)", "lengths, None, masks)"),
     *both("losses.py", "half the squared error", "** 2).mean()", "** 2).mean() / 2"),
     *both("losses.py", "sum instead of mean", "** 2).mean()", "** 2).sum()"),
     *each(

@@ -3,11 +3,8 @@
 from torch_impl.attention import AdditiveAttention
 from torch_impl.cells import GRUCell, LSTMCell, LSTMState, RNNCell
 from torch_impl.models import (
-    GRUAttention,
-    GRUModel,
-    LSTMAttention,
-    LSTMModel,
-    RNNModel,
+    AttentionModel,
+    RecurrentModel,
     sequence_model,
 )
 from torch_impl.recurrent import GRU, LSTM, RNN
@@ -18,15 +15,12 @@ __all__ = [
     "LSTM",
     "RNN",
     "AdditiveAttention",
-    "GRUAttention",
+    "AttentionModel",
     "GRUCell",
-    "GRUModel",
-    "LSTMAttention",
     "LSTMCell",
-    "LSTMModel",
     "LSTMState",
     "RNNCell",
-    "RNNModel",
+    "RecurrentModel",
     "export_arrays",
     "init_state",
     "predict",

@@ -15,7 +15,10 @@ from torch import Tensor, nn
 from spec.config import ModelConfig
 from torch_impl import fast, recurrent
 from torch_impl.attention import AdditiveAttention
+from torch_impl.cells import LSTMState
 from torch_impl.recurrent import dropout, real_steps
+
+State = Float[Tensor, "L B H"] | tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]]
 
 
 class Output(NamedTuple):
@@ -28,8 +31,25 @@ def masks_between_layers(config: ModelConfig, keep: Mapping[str, Tensor] | None)
     return [keep[f"layer{n}"] for n in range(config.num_layers - 1)] if keep else []
 
 
-def last_layer(config: ModelConfig, h: Float[Tensor, "L B H"]) -> Float[Tensor, "B F"]:
+def recurrent_layers(config: ModelConfig, layers: ModuleType) -> nn.Module:
+    """Build the recurrent layers that a configuration names."""
+    sizes = (
+        config.input_size,
+        config.hidden_size,
+        config.num_layers,
+        config.bidirectional,
+        config.dropout,
+    )
+    if config.cell == "lstm":
+        return layers.LSTM(*sizes)
+    if config.cell == "gru":
+        return layers.GRU(*sizes, config.reset_after)
+    return layers.RNN(*sizes, config.nonlinearity)
+
+
+def last_layer(config: ModelConfig, state: State) -> Float[Tensor, "B F"]:
     """Put the last layer's final hidden states side by side, forward then reverse."""
+    h = state.h if isinstance(state, LSTMState) else state
     return torch.cat(list(h[-config.directions :]), dim=-1)
 
 
@@ -45,28 +65,13 @@ def read_out(
     return features @ head.weight.T + head.bias
 
 
-def attend_and_read_out(
-    model: nn.Module,
-    outputs: Float[Tensor, "B T F"],
-    h: Float[Tensor, "L B H"],
-    lengths: Int[Tensor, " B"] | None,
-    keep: Mapping[str, Tensor] | None,
-) -> Output:
-    """Let the last layer's final state attend to all outputs, and apply the head to both."""
-    valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
-    query = last_layer(model.config, h)
-    context, weights = model.attention(query, outputs, valid)
-    features = torch.cat([context, query], dim=-1)
-    return Output(read_out(model.config, model.head, features, keep), weights)
-
-
-class RNNModel(nn.Module):
-    """Predict from the final hidden state of a plain recurrent network.
+class RecurrentModel(nn.Module):
+    """Predict from the final hidden state of recurrent layers, the part "rnn", "gru" or "lstm".
 
     Args:
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
-      h: first hidden state [L, B, H]; None for zeros.
+      state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
       keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
 
     Returns:
@@ -76,108 +81,24 @@ class RNNModel(nn.Module):
     def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
         super().__init__()
         self.config = config
-        self.rnn = layers.RNN(
-            config.input_size,
-            config.hidden_size,
-            config.num_layers,
-            config.bidirectional,
-            config.dropout,
-            config.nonlinearity,
-        )
+        self.add_module(config.cell, recurrent_layers(config, layers))
         self.head = nn.Linear(config.head_size, config.output_size)
 
     def forward(
         self,
         inputs: Float[Tensor, "B T D"],
         lengths: Int[Tensor, " B"] | None = None,
-        h: Float[Tensor, "L B H"] | None = None,
+        state: State | None = None,
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
         masks = masks_between_layers(self.config, keep)
-        _, h = self.rnn(inputs, lengths, h, masks)
-        features = last_layer(self.config, h)
+        _, state = getattr(self, self.config.cell)(inputs, lengths, state, masks)
+        features = last_layer(self.config, state)
         return Output(read_out(self.config, self.head, features, keep), None)
 
 
-class GRUModel(nn.Module):
-    """Predict from the final hidden state of a gated recurrent network.
-
-    Args:
-      inputs: readings [B, T, D].
-      lengths: real steps of each sequence [B]; None when all have T.
-      h: first hidden state [L, B, H]; None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
-
-    Returns:
-      predictions [B, O], no attention.
-    """
-
-    def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
-        super().__init__()
-        self.config = config
-        self.gru = layers.GRU(
-            config.input_size,
-            config.hidden_size,
-            config.num_layers,
-            config.bidirectional,
-            config.dropout,
-            config.reset_after,
-        )
-        self.head = nn.Linear(config.head_size, config.output_size)
-
-    def forward(
-        self,
-        inputs: Float[Tensor, "B T D"],
-        lengths: Int[Tensor, " B"] | None = None,
-        h: Float[Tensor, "L B H"] | None = None,
-        keep: Mapping[str, Tensor] | None = None,
-    ) -> Output:
-        masks = masks_between_layers(self.config, keep)
-        _, h = self.gru(inputs, lengths, h, masks)
-        features = last_layer(self.config, h)
-        return Output(read_out(self.config, self.head, features, keep), None)
-
-
-class LSTMModel(nn.Module):
-    """Predict from the final hidden state of an LSTM.
-
-    Args:
-      inputs: readings [B, T, D].
-      lengths: real steps of each sequence [B]; None when all have T.
-      state: first (h, c), each [L, B, H]; None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
-
-    Returns:
-      predictions [B, O], no attention.
-    """
-
-    def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
-        super().__init__()
-        self.config = config
-        self.lstm = layers.LSTM(
-            config.input_size,
-            config.hidden_size,
-            config.num_layers,
-            config.bidirectional,
-            config.dropout,
-        )
-        self.head = nn.Linear(config.head_size, config.output_size)
-
-    def forward(
-        self,
-        inputs: Float[Tensor, "B T D"],
-        lengths: Int[Tensor, " B"] | None = None,
-        state: tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]] | None = None,
-        keep: Mapping[str, Tensor] | None = None,
-    ) -> Output:
-        masks = masks_between_layers(self.config, keep)
-        _, (h, _) = self.lstm(inputs, lengths, state, masks)
-        features = last_layer(self.config, h)
-        return Output(read_out(self.config, self.head, features, keep), None)
-
-
-class GRUAttention(nn.Module):
-    """Predict from a GRU's final hidden state and what it attends to among all its outputs.
+class AttentionModel(nn.Module):
+    """Predict from recurrent layers' final hidden state and what it attends to among all outputs.
 
         query = final hidden state of the last layer
         context = additive attention of the query over the last layer's outputs
@@ -186,7 +107,7 @@ class GRUAttention(nn.Module):
     Args:
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
-      h: first hidden state [L, B, H]; None for zeros.
+      state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
       keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
 
     Returns:
@@ -196,14 +117,7 @@ class GRUAttention(nn.Module):
     def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
         super().__init__()
         self.config = config
-        self.gru = layers.GRU(
-            config.input_size,
-            config.hidden_size,
-            config.num_layers,
-            config.bidirectional,
-            config.dropout,
-            config.reset_after,
-        )
+        self.add_module(config.cell, recurrent_layers(config, layers))
         self.attention = AdditiveAttention(
             config.encoded_size, config.encoded_size, config.hidden_size
         )
@@ -213,64 +127,24 @@ class GRUAttention(nn.Module):
         self,
         inputs: Float[Tensor, "B T D"],
         lengths: Int[Tensor, " B"] | None = None,
-        h: Float[Tensor, "L B H"] | None = None,
+        state: State | None = None,
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
         masks = masks_between_layers(self.config, keep)
-        outputs, h = self.gru(inputs, lengths, h, masks)
-        return attend_and_read_out(self, outputs, h, lengths, keep)
-
-
-class LSTMAttention(nn.Module):
-    """Predict from an LSTM's final hidden state and what it attends to among all its outputs.
-
-        query = final hidden state of the last layer
-        context = additive attention of the query over the last layer's outputs
-        predictions = W [context; query] + b
-
-    Args:
-      inputs: readings [B, T, D].
-      lengths: real steps of each sequence [B]; None when all have T.
-      state: first (h, c), each [L, B, H]; None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
-
-    Returns:
-      predictions [B, O], attention weights [B, T], zero past each end.
-    """
-
-    def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
-        super().__init__()
-        self.config = config
-        self.lstm = layers.LSTM(
-            config.input_size,
-            config.hidden_size,
-            config.num_layers,
-            config.bidirectional,
-            config.dropout,
-        )
-        self.attention = AdditiveAttention(
-            config.encoded_size, config.encoded_size, config.hidden_size
-        )
-        self.head = nn.Linear(config.head_size, config.output_size)
-
-    def forward(
-        self,
-        inputs: Float[Tensor, "B T D"],
-        lengths: Int[Tensor, " B"] | None = None,
-        state: tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]] | None = None,
-        keep: Mapping[str, Tensor] | None = None,
-    ) -> Output:
-        masks = masks_between_layers(self.config, keep)
-        outputs, (h, _) = self.lstm(inputs, lengths, state, masks)
-        return attend_and_read_out(self, outputs, h, lengths, keep)
+        outputs, state = getattr(self, self.config.cell)(inputs, lengths, state, masks)
+        valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
+        query = last_layer(self.config, state)
+        context, weights = self.attention(query, outputs, valid)
+        features = torch.cat([context, query], dim=-1)
+        return Output(read_out(self.config, self.head, features, keep), weights)
 
 
 MODELS = {
-    "rnn": RNNModel,
-    "gru": GRUModel,
-    "lstm": LSTMModel,
-    "gru_attention": GRUAttention,
-    "lstm_attention": LSTMAttention,
+    "rnn": RecurrentModel,
+    "gru": RecurrentModel,
+    "lstm": RecurrentModel,
+    "gru_attention": AttentionModel,
+    "lstm_attention": AttentionModel,
 }
 
 
