@@ -31,7 +31,7 @@ class RunConfig(Execution, UpdateRule, Architecture, DataConfig):
     init: str | None = option(None, "checkpoint to take the first weights from")
 
     def __post_init__(self) -> None:
-        validate(self)
+        Architecture.__post_init__(self)
         DataConfig.__post_init__(self)
 
 

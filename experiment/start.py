@@ -164,6 +164,8 @@ def init_state(
         raise ConfigError(f"--epochs {config.epochs}: makes {total} steps; at most 2**31 - 1")
     optimizer = OptimizerConfig(**subset(OptimizerConfig, config), total_steps=total)
     model = model_config(config, dataset.meaning)
+    for part in (dataset.train, dataset.test):
+        model.check_length(part.inputs.shape[1])
     return backend.init_state(
         model, optimizer, Execution(**subset(Execution, config)), arrays, step
     )

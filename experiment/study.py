@@ -30,7 +30,7 @@ from spec.backend import load_backend
 from spec.batch import Batch, keep_masks
 from spec.config import Architecture, UpdateRule
 from spec.errors import OutputError
-from spec.options import option, subset, validate
+from spec.options import option, subset
 
 TIMED_STEPS = 40
 
@@ -54,7 +54,7 @@ class StudyConfig(UpdateRule, Architecture, DataConfig):
     fast: bool = as_in_training("fast")
 
     def __post_init__(self) -> None:
-        validate(self)
+        Architecture.__post_init__(self)
         DataConfig.__post_init__(self)
 
     def run(self, dtype: str) -> RunConfig:

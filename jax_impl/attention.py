@@ -1,16 +1,18 @@
 """Attention over the steps of a sequence.
 
 Dimensions: B batch, S source positions, Q query features, K features of a position, H units of
-the scoring layer.
+the scoring layer; of multi-head attention T queries, N heads, K features of a head, H = N x K.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.nn import softmax, tanh
 from jaxtyping import Bool, Float
+
+from jax_impl.recurrent import dropout
 
 
 class Attended(NamedTuple):
@@ -44,3 +46,69 @@ def additive_attention(
     weights = jnp.where(valid, softmax(scores, axis=-1), 0.0)
     context = (weights[:, None] @ keys)[:, 0]
     return Attended(context, weights)
+
+
+def dot_product_attention(
+    query: Float[Array, "B N T K"],
+    key: Float[Array, "B N S K"],
+    value: Float[Array, "B N S K"],
+    mask: Bool[Array, "#B 1 #T S"] | None = None,
+    keep: Bool[Array, "B N T S"] | None = None,
+    rate: float = 0.0,
+) -> Float[Array, "B N T K"]:
+    """Average the values, weighed by the dot products of their keys with each query.
+
+        weights = softmax(query key^T / sqrt(K)), context = weights value
+
+    Where `mask` is False a position has weight 0; each query must have one that is True. `keep`
+    drops weights at a rate.
+
+    Source: Vaswani et al. (2017), equation 1.
+    """
+    scores = query @ key.swapaxes(-1, -2) * key.shape[-1] ** -0.5
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    weights = softmax(scores, axis=-1)
+    if keep is not None:
+        weights = dropout(weights, keep, rate)
+    return weights @ value
+
+
+def multi_head_attention(
+    params: Mapping[str, Any],
+    x: Float[Array, "B T H"],
+    num_heads: int,
+    mask: Bool[Array, "#B 1 #T T"] | None = None,
+    keep: Bool[Array, "B N T T"] | None = None,
+    rate: float = 0.0,
+    attend: Callable = dot_product_attention,
+) -> Float[Array, "B T H"]:
+    """Let every step of a sequence attend to all, in several heads side by side.
+
+        query, key, value = thirds of W_in x + b_in, each cut into N heads of K features
+        y = W_out [context of head 1; ..; context of head N] + b_out
+
+    Parameters have the names, shapes and order of torch.nn.MultiheadAttention. The keys' part of
+    b_in moves all scores of a query alike, which softmax does not see: its gradient is 0. It is
+    given as exactly 0, for Adam would make whole steps of its rounding.
+
+    Args:
+      x: steps [B, T, H].
+      mask: which steps each may attend to, [B or 1, 1, T or 1, T]; None for all.
+      keep: dropout mask of the weights [B, N, T, T]; None drops nothing.
+      rate: what `keep` drops at.
+      attend: `dot_product_attention`, or a kernel that does the same.
+
+    Returns:
+      y [B, T, H].
+
+    Source: Vaswani et al. (2017), section 3.2.2.
+    """
+    for_query, for_key, for_value = jnp.split(params["in_proj_bias"], 3)
+    bias = jnp.concatenate([for_query, lax.stop_gradient(for_key), for_value])
+    projected = x @ params["in_proj_weight"].T + bias
+    heads = projected.reshape(*x.shape[:2], 3, num_heads, -1)  # [B, T, 3, N, K]
+    query, key, value = heads.transpose(2, 0, 3, 1, 4)
+    context = attend(query, key, value, mask, keep, rate)
+    context = context.swapaxes(1, 2).reshape(x.shape)  # [B, T, N x K]
+    return context @ params["out_proj"]["weight"].T + params["out_proj"]["bias"]

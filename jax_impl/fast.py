@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.nn import relu, sigmoid, tanh
 
-from jax_impl import recurrent
+from jax_impl import encoder, recurrent
 
 
 class Cell(NamedTuple):
@@ -155,3 +155,7 @@ def unroll_lstm(weights, inputs, valid, state, reverse):
 rnn = partial(recurrent.rnn, unroll=unroll_rnn)
 gru = recurrent.gru
 lstm = partial(recurrent.lstm, unroll=unroll_lstm)
+
+# XLA's own: jax.nn.dot_product_attention takes its softmax in float32, of float64 too, and is slower
+# on a CPU.
+transformer_encoder = encoder.transformer_encoder

@@ -1,4 +1,4 @@
-"""Whole models: a recurrent encoder, attention where asked for, and a linear head.
+"""Whole models: recurrent layers or a Transformer, attention where asked for, and a linear head.
 
 Dimensions: B batch, T time, D input features, O outputs (targets or class logits), L layers x
 directions, H hidden units, F features of an encoder output, G features that the head reads.
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from jax_impl import fast, recurrent
+from jax_impl import encoder, fast, recurrent
 from jax_impl.arrays import to_tree
 from jax_impl.attention import additive_attention
 from jax_impl.cells import LSTMState
@@ -124,12 +124,73 @@ def attention_model(
     return Output(read_out(config, params["head"], features, keep), weights)
 
 
+def encode(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
+) -> Float[Array, "B T F"]:
+    """Run a Transformer model's embedding and encoder: outputs [B, T, F], zero past each end."""
+    if lengths is not None:
+        inputs = jnp.where(real_steps(lengths, inputs.shape[1])[..., None], inputs, 0.0)
+    x = encoder.embedding(params["embedding"], inputs)
+    x = dropout(x, keep["embedding"], config.dropout) if keep else x
+    return (fast if layers is fast else encoder).transformer_encoder(
+        params["transformer"],
+        x,
+        lengths,
+        keep,
+        num_heads=config.num_heads,
+        activation=config.activation,
+        norm_first=config.norm_first,
+        causal=config.causal,
+        rate=config.dropout,
+    )
+
+
+def transformer_model(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    state: None = None,
+    keep: Mapping[str, Array] | None = None,
+    layers: ModuleType = recurrent,
+) -> Output:
+    """Predict from a Transformer's encoder, pooled over time.
+
+        y = encoder(W_e readings + b_e + positions)
+        pooled = mean of y, y at the last step, or what that attends to among all (additive)
+        predictions = W pooled + b
+
+    Args:
+      inputs: readings [B, T, D].
+      lengths: real steps of each sequence [B]; None when all have T.
+      state: None, as it has none; the other models have.
+      keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
+
+    Returns:
+      predictions [B, O]; with pooling "attention" its weights [B, T], zero past each end.
+    """
+    y, weights = encode(config, params, inputs, lengths, keep, layers), None
+    pooled = y[:, -1] if lengths is None else y[jnp.arange(len(y)), lengths - 1]
+    if config.pooling == "attention":
+        valid = None if lengths is None else real_steps(lengths, y.shape[1])
+        pooled, weights = additive_attention(params["attention"], pooled, y, valid)
+    elif config.pooling == "mean":
+        pooled = y.mean(axis=1) if lengths is None else y.sum(axis=1) / lengths[:, None]
+    return Output(read_out(config, params["head"], pooled, keep), weights)
+
+
 MODELS = {
     "rnn": recurrent_model,
     "gru": recurrent_model,
     "lstm": recurrent_model,
     "gru_attention": attention_model,
     "lstm_attention": attention_model,
+    "transformer": transformer_model,
 }
 
 
@@ -141,13 +202,19 @@ class SequenceModel(nn.Module):
 
     @nn.compact
     def __call__(self, inputs, lengths=None, state=None, keep=None):
-        def even(rng, schema):
-            return {
-                name: jax.random.uniform(jax.random.fold_in(rng, n), shape, inputs.dtype, -b, b)
-                for n, (name, (shape, b)) in enumerate(schema.items())
-            }
+        def even(rng, own):
+            return to_tree(
+                {
+                    name: center
+                    + jax.random.uniform(jax.random.fold_in(rng, n), shape, inputs.dtype, -b, b)
+                    for n, (name, (shape, b, center)) in enumerate(own.items())
+                }
+            )
 
-        schema = to_tree(parameter_schema(self.config))
-        params = {part: self.param(part, even, own) for part, own in schema.items()}
+        parts: dict[str, dict] = {}
+        for name, spec in parameter_schema(self.config).items():
+            part, _, own = name.partition(".")
+            parts.setdefault(part, {})[own] = spec
+        params = {part: self.param(part, even, own) for part, own in parts.items()}
         model = MODELS[self.config.model]
         return model(self.config, params, inputs, lengths, state, keep, self.layers)

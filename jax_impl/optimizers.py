@@ -69,14 +69,17 @@ def one_minus_power(beta: float, step: Float[Array, ""]) -> Float[Array, ""]:
 def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     """Build an update rule; `params + updates` are the next parameters.
 
-        gradient = clip(gradient) [+ weight_decay * params, for adam and sgd]
+        gradient = clip(gradient) [+ weight_decay * params, but for adamw]
         sgd:          m = momentum * m + gradient;        direction = m
+        rmsprop:      v = beta2 * v + (1 - beta2) * gradient**2
+                      m = momentum * m + gradient / (sqrt(v) + eps);    direction = m
         adam, adamw:  m = beta1 * m + (1 - beta1) * gradient
                       v = beta2 * v + (1 - beta2) * gradient**2
                       direction = m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)
         updates = -rate * (direction [+ weight_decay * params, for adamw])
 
-    Source: Kingma & Ba (2015), algorithm 1; Loshchilov & Hutter (2019) for adamw.
+    Source: Kingma & Ba (2015), algorithm 1; Loshchilov & Hutter (2019) for adamw; Tieleman &
+    Hinton (2012), lecture 6.5, for rmsprop, eps outside the root and a momentum as torch has them.
     """
     rate = learning_rate(config)
 
@@ -96,6 +99,10 @@ def optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
             gradient = gradient + config.weight_decay * params
         if config.optimizer == "sgd":
             m = config.momentum * m + gradient
+            direction = m
+        elif config.optimizer == "rmsprop":
+            v = config.beta2 * v + (1 - config.beta2) * gradient**2
+            m = config.momentum * m + gradient / (jnp.sqrt(v) + config.eps)
             direction = m
         else:
             m = config.beta1 * m + (1 - config.beta1) * gradient

@@ -35,10 +35,18 @@ class Case:
     dropout: float = 0.0
     nonlinearity: str = "tanh"
     reset_after: bool = True
+    positions: str = "sinusoidal"
+    norm_first: bool = False
+    activation: str = "gelu"
+    causal: bool = False
+    pooling: str = "mean"
 
     def __str__(self) -> str:
         words = [self.model if self.nonlinearity == "tanh" else f"{self.model}_relu"]
         words += ["reset-before"] * (not self.reset_after)
+        words += ["learned"] * (self.positions == "learned") + ["pre-norm"] * self.norm_first
+        words += [self.activation] * (self.activation != "gelu") + ["causal"] * self.causal
+        words += [self.pooling] * (self.pooling != "mean")
         words += [f"{self.layers}layers"] * (self.layers > 1)
         words += ["bidirectional"] * self.bidirectional + ["ragged"] * self.ragged
         words += ["univariate"] * (self.features == 1) + ["state"] * self.state
@@ -49,12 +57,20 @@ class Case:
     def config(self) -> ModelConfig:
         return ModelConfig(
             model=self.model,
-            hidden_size=H,
+            hidden_size=10 if self.model == "transformer" else H,
             num_layers=self.layers,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
             nonlinearity=self.nonlinearity,
             reset_after=self.reset_after,
+            num_heads=2,
+            feedforward_size=7,
+            positions=self.positions,
+            max_length=9,
+            norm_first=self.norm_first,
+            activation=self.activation,
+            causal=self.causal,
+            pooling=self.pooling,
             task=self.task,
             input_size=self.features,
             output_size=5 if self.task == "classification" else 2,
@@ -74,7 +90,7 @@ class Case:
         arrays["inputs"] = draw(size=(B, T, self.features))
         if self.ragged:
             arrays["inputs"][np.arange(T) >= self.lengths[:, None]] = np.nan
-        for name in ("h", "c") if self.config.cell == "lstm" else ("h",):
+        for name in {"lstm": ("h", "c"), "transformer": ()}.get(self.config.cell, ("h",)):
             shape = (self.layers * self.config.directions, B, H)
             arrays[name] = draw(size=shape)
         arrays["d predictions"] = draw(size=(B, self.config.output_size))
@@ -148,4 +164,10 @@ CASES = [
         dropout=0.4,
         task="classification",
     ),
+    Case("transformer"),
+    Case("transformer", ragged=True, norm_first=True, task="classification"),
+    Case("transformer", features=1, activation="gelu_tanh", causal=True, pooling="last"),
+    Case("transformer", ragged=True, positions="learned", activation="relu", pooling="attention"),
+    Case("transformer", layers=2, ragged=True, causal=True, pooling="last", dropout=0.4),
+    Case("transformer", positions="learned", norm_first=True, pooling="attention", dropout=0.4),
 ]

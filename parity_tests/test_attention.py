@@ -9,9 +9,10 @@ import torch
 
 import jax_impl
 import torch_impl
+from jax_impl.arrays import to_tree
 from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
-from spec.params import attention_schema
+from spec.params import attention_schema, multi_head_schema
 
 B, S, Q, K, H = 3, 6, 5, 4, 7
 SCHEMA = attention_schema(Q, K, H)
@@ -88,3 +89,101 @@ def test_extreme_scores_stay_finite_and_equal(size):
     in_j = in_jax(partial(run_jax, True), leaves, cotangents)
     assert all(np.isfinite(array).all() for array in in_t.values())
     assert_same(in_t, in_j)
+
+
+N, WIDE = 3, 12
+SELF = multi_head_schema(WIDE)
+
+
+def self_leaves():
+    normal = np.random.default_rng(5).normal
+    leaves = {name: normal(size=spec.shape, scale=0.5) for name, spec in SELF.items()}
+    return leaves | {"x": normal(size=(B, S, WIDE))}, {"y": normal(size=(B, S, WIDE))}
+
+
+def masks(causal, ragged):
+    """Which steps each may attend to, [B or 1, 1, S or 1, S]."""
+    mask = np.tri(S, dtype=bool)[None, None] if causal else np.ones((1, 1, S, S), bool)
+    return mask & valid(ragged)[:, None, None] if ragged else mask
+
+
+def self_attention_in_torch(attend, mask, keep, leaves):
+    module = torch_impl.MultiHeadAttention(WIDE, N)
+    keep = None if keep is None else torch.tensor(keep)
+    weights = {name: leaves[name] for name in SELF}
+    given = (leaves["x"], torch.tensor(mask), keep, 0.4, attend)
+    return {"y": torch.func.functional_call(module, weights, given)}
+
+
+def self_attention_in_jax(mask, keep, leaves):
+    params = to_tree({name: leaves[name] for name in SELF})
+    return {"y": jax_impl.multi_head_attention(params, leaves["x"], N, mask, keep, 0.4)}
+
+
+def self_attention_in_numpy(causal, ragged, keep, leaves):
+    y = np.zeros((B, S, WIDE), np.result_type(*leaves.values()))
+    for b in range(B):
+        n = LENGTHS[b] if ragged else S
+        scale = keep[b, :, :n, :n] / 0.6 if keep is not None else np.ones((N, n, n))
+        y[b, :n] = reference.multi_head_attention(
+            leaves, leaves["x"][b, :n], N, causal, lambda head, t, scale=scale: scale[head, t]
+        )
+    return {"y": y}
+
+
+def self_attention_in_torch_nn(mask, leaves):
+    module = torch.nn.MultiheadAttention(WIDE, N, batch_first=True)
+    ignored = torch.tensor(~np.broadcast_to(mask, (B, N, S, S))).reshape(B * N, S, S)
+    weights = {name: leaves[name] for name in SELF}
+    given = (leaves["x"],) * 3
+    options = {"attn_mask": ignored, "need_weights": False}
+    return {"y": torch.func.functional_call(module, weights, given, options)[0]}
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+@pytest.mark.parametrize(("causal", "ragged"), [(False, False), (True, False), (True, True)])
+def test_multi_head_attention_matches(causal, ragged, dropped):
+    """torch, its kernel, JAX, NumPy and torch.nn; padded queries are no one's business."""
+    leaves, cotangents = self_leaves()
+    if ragged:
+        cotangents["y"][~valid(True)] = 0
+    mask = masks(causal, ragged)
+    keep = np.random.default_rng(6).random((B, N, S, S)) > 0.4 if dropped else None
+    plain = in_torch(
+        partial(self_attention_in_torch, torch_impl.attention.dot_product_attention, mask, keep),
+        leaves,
+        cotangents,
+    )
+    others = {
+        "kernel": in_torch(
+            partial(self_attention_in_torch, torch_impl.fast.attend, mask, keep), leaves, cotangents
+        ),
+        "JAX": in_jax(partial(self_attention_in_jax, mask, keep), leaves, cotangents),
+        "NumPy": in_numpy(
+            partial(self_attention_in_numpy, causal, ragged, keep), leaves, cotangents
+        ),
+    }
+    if not dropped:
+        others["torch.nn"] = in_torch(partial(self_attention_in_torch_nn, mask), leaves, cotangents)
+    real = valid(True) if ragged else slice(None)
+    for found in (plain, *others.values()):
+        found["y"] = found["y"][real]
+    for found in others.values():
+        assert_same(found, plain)
+
+
+def test_key_bias_gets_exactly_no_gradient():
+    """Its rounding, which torch.nn has for a gradient, would be a whole step to Adam."""
+    leaves, cotangents = self_leaves()
+    mask = masks(True, False)
+    in_t = partial(self_attention_in_torch, torch_impl.fast.attend, mask, None)
+    for found in (
+        in_torch(in_t, leaves, cotangents),
+        in_jax(partial(self_attention_in_jax, mask, None), leaves, cotangents),
+    ):
+        for_query, for_key, for_value = np.split(found["d in_proj_bias"], 3)
+        assert not for_key.any()
+        assert for_query.any()
+        assert for_value.any()
+    theirs = in_torch(partial(self_attention_in_torch_nn, mask), leaves, cotangents)
+    assert abs(np.split(theirs["d in_proj_bias"], 3)[1]).max() < 1e-14

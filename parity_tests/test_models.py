@@ -100,7 +100,7 @@ def test_one_set_of_names(case):
     assert {name: tuple(p.shape) for name, p in model.state_dict().items()} == schema
     module = jax_impl.SequenceModel(case.config)
     inputs = jnp.zeros((2, T, case.features))
-    variables = module.init(jax.random.key(0), inputs)
+    variables = jax.eval_shape(module.init, jax.random.key(0), inputs)
     assert {name: p.shape for name, p in to_names(variables["params"]).items()} == schema
 
 

@@ -18,6 +18,8 @@ CONFIGS = [
     OptimizerConfig(optimizer="adam", lr=1e-2, beta1=0.8, beta2=0.95, eps=1e-4, weight_decay=0.1),
     OptimizerConfig(optimizer="adam", lr=1e-2, beta1=0.0),
     OptimizerConfig(optimizer="adamw", lr=1e-2, weight_decay=0.1, clip_norm=2.0),
+    OptimizerConfig(optimizer="rmsprop", lr=1e-2, beta2=0.99, momentum=0.0, clip_norm=None),
+    OptimizerConfig(optimizer="rmsprop", lr=1e-2, beta2=0.9, eps=1e-4, weight_decay=0.1),
     OptimizerConfig(optimizer="sgd", lr=1e-2, momentum=0.0, clip_norm=None),
     OptimizerConfig(optimizer="sgd", lr=1e-2, momentum=0.9, weight_decay=0.1, clip_norm=2.0),
 ]
@@ -65,6 +67,9 @@ def walk_torch_optim(config):
     rule = {
         "adam": lambda: torch.optim.Adam([leaf], config.lr, betas, config.eps, decay),
         "adamw": lambda: torch.optim.AdamW([leaf], config.lr, betas, config.eps, decay),
+        "rmsprop": lambda: torch.optim.RMSprop(
+            [leaf], config.lr, config.beta2, config.eps, decay, config.momentum
+        ),
         "sgd": lambda: torch.optim.SGD([leaf], config.lr, config.momentum, weight_decay=decay),
     }[config.optimizer]()
     path = []
@@ -83,7 +88,9 @@ def optax_own(config):
     adam = optax.scale_by_adam(config.beta1, config.beta2, config.eps, eps_root=0.0)
     momentum = optax.trace(config.momentum, nesterov=False)
     rate = optax.scale_by_learning_rate(config.lr)
+    squares = optax.scale_by_rms(config.beta2, config.eps, eps_in_sqrt=False)
     parts = {"adam": (decay, adam), "adamw": (adam, decay), "sgd": (decay, momentum)}
+    parts["rmsprop"] = (decay, squares, momentum)
     return optax.chain(*parts[config.optimizer], rate)
 
 

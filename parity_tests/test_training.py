@@ -28,6 +28,14 @@ ATTENTION = ModelConfig(
     task="classification",
 )
 GRU = replace(ATTENTION, model="gru_attention", num_layers=1)
+TRANSFORMER = replace(
+    ATTENTION,
+    model="transformer",
+    hidden_size=6,
+    num_heads=3,
+    feedforward_size=7,
+    bidirectional=False,
+)
 PLAIN = replace(ATTENTION, model="rnn", task="regression", output_size=2, bidirectional=False)
 RULES = [
     OptimizerConfig(optimizer="adam", lr=1e-2, weight_decay=1e-3, clip_norm=0.3),
@@ -82,6 +90,16 @@ RUNS = {
     "gru-adam": (GRU, replace(RULES[0], clip_norm=0.6), True),
     "gru-before-sgd": (replace(GRU, reset_after=False), replace(RULES[2], clip_norm=0.6), False),
     "rnn-sgd-loop": (PLAIN, RULES[2], False),
+    "transformer-adamw": (
+        TRANSFORMER,
+        replace(RULES[1], lr=3e-3, clip_norm=1.2, schedule="cosine", total_steps=STEPS),
+        True,
+    ),
+    "transformer-rmsprop-loop": (
+        replace(TRANSFORMER, norm_first=True, causal=True, pooling="attention", dropout=0.0),
+        replace(RULES[0], optimizer="rmsprop", lr=1e-3, beta2=0.99, momentum=0.5, clip_norm=1.2),
+        False,
+    ),
 }
 
 

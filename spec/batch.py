@@ -1,7 +1,8 @@
 """What a step of training reads.
 
 Dimensions: B batch, T time, D input features, O regression targets, F features of an encoder
-output, G features that the head reads.
+output, G features that the head reads, N heads, H features of a transformer, U units of its
+feed-forward network.
 """
 
 from collections.abc import Mapping
@@ -36,13 +37,23 @@ def keep_masks(
     """Draw the dropout masks of one training step, the same for either backend.
 
     Returns:
-      "layer0" .. [B, T, F] after each recurrent layer but the last, and "head" [B, G]; nothing
-      when the model drops nothing.
+      "head" [B, G], and of recurrent models "layer0" .. [B, T, F] after each layer but the last;
+      of a transformer "embedding" [B, T, H] and, of each layer n, "layer<n>.weights" [B, N, T, T]
+      and what leaves its three matrix products: "layer<n>.attention" [B, T, H], "layer<n>.units"
+      [B, T, U] and "layer<n>.feedforward" [B, T, H]. Nothing when the model drops nothing.
     """
     if config.dropout == 0:
         return {}
     layer = (rows, time, config.encoded_size)
-    shapes = {f"layer{n}": layer for n in range(config.num_layers - 1)}
+    if config.recurrent:
+        shapes = {f"layer{n}": layer for n in range(config.num_layers - 1)}
+    else:
+        shapes = {"embedding": layer}
+        for n in range(config.num_layers):
+            shapes[f"layer{n}.weights"] = (rows, config.num_heads, time, time)
+            shapes[f"layer{n}.attention"] = layer
+            shapes[f"layer{n}.units"] = (rows, time, config.units)
+            shapes[f"layer{n}.feedforward"] = layer
     shapes["head"] = (rows, config.head_size)
     return {
         name: keep_mask(shape, config.dropout, seed, "dropout", step, name)

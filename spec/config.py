@@ -16,7 +16,7 @@ Task = Literal["regression", "classification"]
 class Architecture:
     """Model"""
 
-    model: Literal["rnn", "gru", "lstm", "gru_attention", "lstm_attention"] = option(
+    model: Literal["rnn", "gru", "lstm", "gru_attention", "lstm_attention", "transformer"] = option(
         "lstm_attention", "which model"
     )
     hidden_size: int = option(
@@ -24,14 +24,14 @@ class Architecture:
     )
     num_layers: int = option(
         1,
-        "recurrent layers on top of each other",
+        "layers on top of each other",
         "a whole number from 1 to 1000",
         lambda n: 1 <= n <= 1000,
     )
     bidirectional: bool = option(False, "read each sequence in both directions")
     dropout: float = option(
         0.0,
-        "fraction dropped between layers and before the head",
+        "fraction dropped between layers and before the head; transformer: also in its layers",
         "a number, 0 <= dropout < 1",
         lambda p: 0 <= p < 1,
     )
@@ -40,19 +40,63 @@ class Architecture:
         True,
         "gru: reset after the matrix product, as torch; --no-reset_after: before, as the paper",
     )
+    num_heads: int = option(
+        4,
+        "transformer: attention heads, which share the hidden units evenly",
+        "a whole number >= 1",
+        lambda n: n >= 1,
+    )
+    feedforward_size: int | None = option(
+        None,
+        "transformer: units between a layer's two matrix products; none for 4 x hidden_size",
+        "a whole number >= 1",
+        lambda n: n >= 1,
+    )
+    positions: Literal["sinusoidal", "learned"] = option(
+        "sinusoidal", "transformer: how a step's place in time is told"
+    )
+    max_length: int = option(
+        512, "transformer: most steps of learned positions", "a whole number >= 1", lambda n: n >= 1
+    )
+    norm_first: bool = option(
+        False, "transformer: normalise before each part of a layer (pre-norm), not after it"
+    )
+    activation: Literal["gelu", "gelu_tanh", "relu"] = option(
+        "gelu", "transformer: between the two products; gelu_tanh is the approximation"
+    )
+    causal: bool = option(False, "transformer: a step attends to none after it")
+    pooling: Literal["mean", "last", "attention"] = option(
+        "mean", "transformer: what the head reads of all steps; attention: as seen from the last"
+    )
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the encoder is recurrent layers."""
+        return self.model != "transformer"
 
     @property
     def cell(self) -> str:
-        """Name of the recurrent cell: rnn, gru or lstm."""
+        """Name of the encoder, which is the recurrent cell's: rnn, gru or lstm; or transformer."""
         return self.model.removesuffix("_attention")
 
     @property
     def attends(self) -> bool:
-        """Whether attention stands between encoder and head."""
-        return self.model.endswith("_attention")
+        """Whether additive attention stands between encoder and head."""
+        return self.pooling == "attention" if not self.recurrent else self.model != self.cell
 
     def __post_init__(self) -> None:
         validate(self)
+        if self.recurrent:
+            return
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(
+                f"--num_heads {self.num_heads}: must divide --hidden_size {self.hidden_size}"
+            )
+        if self.bidirectional:
+            raise ConfigError(
+                "--bidirectional: is for recurrent layers; a transformer sees both directions "
+                "unless --causal"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,33 +123,49 @@ class ModelConfig(Architecture):
     @property
     def head_size(self) -> int:
         """Features that the head reads."""
-        return self.encoded_size * (2 if self.attends else 1)
+        return self.encoded_size * (2 if self.attends and self.recurrent else 1)
+
+    def check_length(self, steps: int) -> None:
+        """Raise ConfigError where sequences have more steps than there are learned positions."""
+        if not self.recurrent and self.positions == "learned" and steps > self.max_length:
+            raise ConfigError(
+                f"--max_length {self.max_length}: there are sequences of {steps} steps; train with "
+                "more learned positions, or with --positions sinusoidal"
+            )
+
+    @property
+    def units(self) -> int:
+        """Units between the two matrix products of a transformer's layer."""
+        return self.feedforward_size or 4 * self.hidden_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateRule:
     """Optimiser"""
 
-    optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "update rule")
+    optimizer: Literal["adam", "adamw", "rmsprop", "sgd"] = option("adam", "update rule")
     lr: float = option(1e-3, "learning rate", "a finite number > 0", lambda x: 0 < x < float("inf"))
     beta1: float = option(
         0.9, "decay of Adam's mean of gradients", "a number, 0 <= beta1 < 1", lambda x: 0 <= x < 1
     )
     beta2: float = option(
-        0.999, "decay of Adam's mean of squares", "a number, 0 <= beta2 < 1", lambda x: 0 <= x < 1
+        0.999,
+        "decay of Adam's and rmsprop's mean of squares",
+        "a number, 0 <= beta2 < 1",
+        lambda x: 0 <= x < 1,
     )
     eps: float = option(
         1e-8,
-        "added to Adam's root, outside it",
+        "added to Adam's and rmsprop's root, outside it",
         "a finite number > 0",
         lambda x: 0 < x < float("inf"),
     )
     momentum: float = option(
-        0.9, "of sgd; 0 for none", "a number, 0 <= momentum < 1", lambda x: 0 <= x < 1
+        0.9, "of sgd and rmsprop; 0 for none", "a number, 0 <= momentum < 1", lambda x: 0 <= x < 1
     )
     weight_decay: float = option(
         0.0,
-        "adamw: times lr off the weights; adam, sgd: times the weights onto the gradient",
+        "adamw: times lr off the weights; else: times the weights onto the gradient",
         "a finite number >= 0",
         lambda x: 0 <= x < float("inf"),
     )

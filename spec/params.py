@@ -18,10 +18,11 @@ GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 
 
 class ParamSpec(NamedTuple):
-    """Shape of a parameter; its initial values are even over [-bound, bound)."""
+    """Shape of a parameter; its initial values are even over center + [-bound, bound)."""
 
     shape: tuple[int, ...]
     bound: float
+    center: float = 0.0
 
 
 def cell_schema(cell: str, input_size: int, hidden_size: int) -> dict[str, ParamSpec]:
@@ -58,6 +59,73 @@ def attention_schema(query_size: int, key_size: int, hidden_size: int) -> dict[s
     }
 
 
+def linear_schema(inputs: int, outputs: int) -> dict[str, ParamSpec]:
+    """Return the parameters of torch.nn.Linear, in its initialisation."""
+    return {
+        "weight": ParamSpec((outputs, inputs), inputs**-0.5),
+        "bias": ParamSpec((outputs,), inputs**-0.5),
+    }
+
+
+def layer_norm_schema(size: int) -> dict[str, ParamSpec]:
+    """Return the parameters of torch.nn.LayerNorm: ones and zeros."""
+    return {"weight": ParamSpec((size,), 0.0, 1.0), "bias": ParamSpec((size,), 0.0)}
+
+
+def multi_head_schema(size: int) -> dict[str, ParamSpec]:
+    """Return the parameters of torch.nn.MultiheadAttention, in its initialisation.
+
+    Source: Glorot & Bengio (2010), equation 16, for the first weight, which counts as one.
+    """
+    return {
+        "in_proj_weight": ParamSpec((3 * size, size), (6 / (4 * size)) ** 0.5),
+        "in_proj_bias": ParamSpec((3 * size,), 0.0),
+        "out_proj.weight": ParamSpec((size, size), size**-0.5),
+        "out_proj.bias": ParamSpec((size,), 0.0),
+    }
+
+
+def nested(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Put each part's names behind its own."""
+    return {f"{part}.{name}": spec for part, own in parts.items() for name, spec in own.items()}
+
+
+def encoder_layer_schema(size: int, units: int) -> dict[str, ParamSpec]:
+    """Return the parameters of torch.nn.TransformerEncoderLayer, in its order."""
+    return nested(
+        {
+            "self_attn": multi_head_schema(size),
+            "linear1": linear_schema(size, units),
+            "linear2": linear_schema(units, size),
+            "norm1": layer_norm_schema(size),
+            "norm2": layer_norm_schema(size),
+        }
+    )
+
+
+def encoder_schema(
+    size: int, units: int, num_layers: int, norm_first: bool
+) -> dict[str, ParamSpec]:
+    """Return the parameters of torch.nn.TransformerEncoder; with a last norm if `norm_first`.
+
+    Torch copies one layer: its layers start alike. Here each has initial values of its own.
+    """
+    layers = {f"layers.{n}": encoder_layer_schema(size, units) for n in range(num_layers)}
+    return nested(layers | ({"norm": layer_norm_schema(size)} if norm_first else {}))
+
+
+def sinusoidal_positions(time: int, size: int) -> np.ndarray:
+    """Return the places of steps 0 .. time - 1 as sines and cosines, [time, size].
+
+    Column 2i holds sin(t / 10000**(2i / size)), column 2i + 1 its cosine.
+
+    Source: Vaswani et al. (2017), section 3.5.
+    """
+    column = np.arange(size)
+    angle = np.arange(time)[:, None] / 10000.0 ** ((column - column % 2) / size)
+    return np.where(column % 2, np.cos(angle), np.sin(angle))
+
+
 def split_layers(params: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
     """Group a recurrent layer's parameters as [layer][direction] -> a cell's parameters.
 
@@ -75,29 +143,28 @@ def split_layers(params: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
 
 def parameter_schema(config: ModelConfig) -> dict[str, ParamSpec]:
     """Return every parameter of a model, in a fixed order."""
-    encoded, bound = config.encoded_size, config.head_size**-0.5
-    parts = {
-        config.cell: recurrent_schema(
-            config.cell,
-            config.input_size,
-            config.hidden_size,
-            config.num_layers,
-            config.bidirectional,
+    encoded, parts = config.encoded_size, {}
+    if config.recurrent:
+        sizes = config.input_size, config.hidden_size, config.num_layers, config.bidirectional
+        parts[config.cell] = recurrent_schema(config.cell, *sizes)
+    else:
+        parts["embedding"] = linear_schema(config.input_size, encoded)
+        if config.positions == "learned":  # as wide as BERT's: Devlin et al. (2019)
+            shape = (config.max_length, encoded)
+            parts["embedding"]["positions"] = ParamSpec(shape, 0.02 * 3**0.5)
+        parts["transformer"] = encoder_schema(
+            encoded, config.units, config.num_layers, config.norm_first
         )
-    }
     if config.attends:
         parts["attention"] = attention_schema(encoded, encoded, config.hidden_size)
-    parts["head"] = {
-        "weight": ParamSpec((config.output_size, config.head_size), bound),
-        "bias": ParamSpec((config.output_size,), bound),
-    }
-    return {f"{part}.{name}": spec for part, own in parts.items() for name, spec in own.items()}
+    parts["head"] = linear_schema(config.head_size, config.output_size)
+    return nested(parts)
 
 
 def init_params(schema: Mapping[str, ParamSpec], seed: int) -> dict[str, np.ndarray]:
     """Draw initial values, float64; a parameter's numbers depend on the seed and its name only."""
     return {
-        name: uniform(spec.shape, spec.bound, seed, "parameter", name)
+        name: spec.center + uniform(spec.shape, spec.bound, seed, "parameter", name)
         for name, spec in schema.items()
     }
 

@@ -5,7 +5,8 @@ wrong. Any dtype works: longdouble for the exact answer, complex for derivatives
 along the imaginary axis gives them without rounding; Squire & Trapp, 1998).
 
 Dimensions: B batch, T time, n steps of one sequence, D input features, H hidden units, L layers x
-directions, F features of an encoder output, O outputs.
+directions, F features of an encoder output, O outputs; of a transformer N heads, H features,
+U units of its feed-forward network.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,15 +16,16 @@ import numpy as np
 from numpy import tanh
 
 from spec.config import ModelConfig
-from spec.params import split_layers
+from spec.params import sinusoidal_positions, split_layers
 
 
 class Encoded(NamedTuple):
-    """Outputs [B, T, F], 0 past each end; last hidden and cell state [L, B, H] (of lstm only)."""
+    """Outputs [B, T, F], 0 past each end; of recurrent layers the last states [L, B, H]: h, of an
+    LSTM c too."""
 
     outputs: np.ndarray
-    h: np.ndarray
-    c: np.ndarray | None
+    h: np.ndarray | None = None
+    c: np.ndarray | None = None
 
 
 class Answer(NamedTuple):
@@ -141,6 +143,125 @@ def additive_attention(
     return weights @ keys, weights
 
 
+def part(arrays: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """Pick what stands under a name, and drop the name."""
+    return {n.removeprefix(f"{name}."): a for n, a in arrays.items() if n.startswith(f"{name}.")}
+
+
+def erf(x: np.ndarray) -> np.ndarray:
+    """Return the error function, by a series of equal signs.
+
+    Source: NIST Digital Library of Mathematical Functions, 7.6.2.
+    """
+    root = 2 * np.sqrt(np.arctan(x.real.dtype.type(1)))  # of pi, in any precision
+    term = total = np.ones_like(x)
+    n = 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        while n < 300 and np.any(abs(term) > np.finfo(x.dtype).eps / 8 * abs(total)):
+            n += 1
+            term = term * 2 * x * x / (2 * n + 1)
+            total = total + term
+        return np.where(abs(x.real) > 7, np.sign(x.real), 2 / root * x * np.exp(-x * x) * total)
+
+
+def activate(x: np.ndarray, activation: str) -> np.ndarray:
+    """Return gelu, its tanh approximation (gelu_tanh) or relu of x."""
+    if activation == "relu":
+        return relu(x)
+    if activation == "gelu":
+        return x / 2 * (1 + erf(x * np.sqrt(x.real.dtype.type(0.5))))
+    scale = np.sqrt(2 / (4 * np.arctan(x.real.dtype.type(1))))
+    return x / 2 * (1 + tanh(scale * (x + 0.044715 * x**3)))
+
+
+def layer_norm(params: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """Shift and scale each row of [n, H] to mean 0 and variance 1, then by the weights."""
+    moved = x - x.mean(axis=-1, keepdims=True)
+    variance = (moved * moved).mean(axis=-1, keepdims=True)
+    return moved / np.sqrt(variance + 1e-5) * params["weight"] + params["bias"]
+
+
+def multi_head_attention(params, x, num_heads, causal, keep=None):
+    """Let each step of one sequence [n, H] attend to all; `keep` drops weights [N, n, n]."""
+    n, H = x.shape
+    K = H // num_heads
+    projected = x @ params["in_proj_weight"].T + params["in_proj_bias"]
+    contexts = []
+    for head in range(num_heads):
+        own = slice(head * K, (head + 1) * K)
+        query, key, value = (projected[:, m * H : (m + 1) * H][:, own] for m in range(3))
+        rows = []
+        for t in range(n):
+            seen = t + 1 if causal else n
+            scores = key[:seen] @ query[t] / np.sqrt(x.real.dtype.type(K))
+            weights = np.exp(scores - scores.real.max())
+            weights = weights / weights.sum()
+            rows.append(
+                (weights if keep is None else keep(head, t)[:seen] * weights) @ value[:seen]
+            )
+        contexts.append(np.stack(rows))
+    return np.hstack(contexts) @ params["out_proj.weight"].T + params["out_proj.bias"]
+
+
+def encoder_layer(config: ModelConfig, params, x, drop):
+    """Run one layer over a sequence [n, H]; `drop(name, array)` drops what has that name."""
+    own, norm1, norm2 = (part(params, name) for name in ("self_attn", "norm1", "norm2"))
+
+    def attend(x):
+        scale = drop("weights", np.ones((config.num_heads, len(x), len(x)), x.dtype))
+        attended = multi_head_attention(
+            own, x, config.num_heads, config.causal, lambda head, t: scale[head, t]
+        )
+        return drop("attention", attended)
+
+    def feed(x):
+        units = activate(x @ params["linear1.weight"].T + params["linear1.bias"], config.activation)
+        found = drop("units", units) @ params["linear2.weight"].T + params["linear2.bias"]
+        return drop("feedforward", found)
+
+    if config.norm_first:
+        x = x + attend(layer_norm(norm1, x))
+        return x + feed(layer_norm(norm2, x))
+    x = layer_norm(norm1, x + attend(x))
+    return layer_norm(norm2, x + feed(x))
+
+
+def transform(
+    config: ModelConfig,
+    arrays: Mapping[str, np.ndarray],
+    inputs: np.ndarray,
+    lengths: np.ndarray | None = None,
+    keep: Mapping[str, np.ndarray] | None = None,
+) -> Encoded:
+    """Run a transformer's embedding and layers over each sequence; `keep` as in `predict`."""
+    B, T, _ = inputs.shape
+    embedding, params = part(arrays, "embedding"), part(arrays, "transformer")
+    dtype = np.result_type(inputs, *arrays.values())
+    positions = embedding.get("positions")
+    if positions is None:
+        positions = sinusoidal_positions(T, config.hidden_size)
+    outputs = np.zeros((B, T, config.hidden_size), dtype)
+    for b, n in enumerate([T] * B if lengths is None else lengths):
+
+        def drop(name, x, b=b, n=n):
+            if not keep:
+                return x
+            mask = keep[name][b][..., :n, :n] if name.endswith("weights") else keep[name][b, :n]
+            return np.where(mask, x / (1 - config.dropout), 0)
+
+        x = inputs[b, :n] @ embedding["weight"].T + embedding["bias"] + positions[:n]
+        x = drop("embedding", x.astype(dtype))
+        for layer in range(config.num_layers):
+            x = encoder_layer(
+                config,
+                part(params, f"layers.{layer}"),
+                x,
+                lambda name, x, layer=layer, drop=drop: drop(f"layer{layer}.{name}", x),
+            )
+        outputs[b, :n] = layer_norm(part(params, "norm"), x) if config.norm_first else x
+    return Encoded(outputs)
+
+
 def predict(
     config: ModelConfig,
     arrays: Mapping[str, np.ndarray],
@@ -151,23 +272,23 @@ def predict(
     keep: Mapping[str, np.ndarray] | None = None,
 ) -> Answer:
     """Run a whole model; `keep` as in `spec.batch.keep_masks`."""
-
-    def part(name: str) -> dict[str, np.ndarray]:
-        return {n.partition(".")[2]: a for n, a in arrays.items() if n.startswith(f"{name}.")}
-
-    masks = [keep[f"layer{n}"] for n in range(config.num_layers - 1)] if keep else None
-    encoded = encode(config, part(config.cell), inputs, lengths, h, c, masks)
+    if config.recurrent:
+        masks = [keep[f"layer{n}"] for n in range(config.num_layers - 1)] if keep else None
+        encoded = encode(config, part(arrays, config.cell), inputs, lengths, h, c, masks)
+    else:
+        encoded = transform(config, arrays, inputs, lengths, keep)
     B, T, _ = inputs.shape
     predictions, attention = [], []
     for b in range(B):
-        n = T if lengths is None else lengths[b]
-        features = encoded.h[-config.directions :, b].reshape(-1)
+        outputs = encoded.outputs[b, : T if lengths is None else lengths[b]]
+        if config.recurrent:
+            features = encoded.h[-config.directions :, b].reshape(-1)
+        else:
+            features = outputs.mean(axis=0) if config.pooling == "mean" else outputs[-1]
         if config.attends:
-            context, weights = additive_attention(
-                part("attention"), features, encoded.outputs[b, :n]
-            )
-            attention.append(np.pad(weights, (0, T - n)))
-            features = np.concatenate([context, features])
+            context, weights = additive_attention(part(arrays, "attention"), features, outputs)
+            attention.append(np.pad(weights, (0, T - len(outputs))))
+            features = np.concatenate([context, features]) if config.recurrent else context
         if keep:
             features = np.where(keep["head"][b], features / (1 - config.dropout), 0)
         predictions.append(arrays["head.weight"] @ features + arrays["head.bias"])

@@ -21,6 +21,9 @@ OUT_OF_RANGE = {
     "--batch_size": WHOLE,
     "--hidden_size": WHOLE,
     "--num_layers": (*WHOLE, "1001"),
+    "--num_heads": WHOLE,
+    "--feedforward_size": WHOLE,
+    "--max_length": WHOLE,
     "--patience": WHOLE,
     "--threads": (*WHOLE, "1025"),
     "--windows": WHOLE,
@@ -75,6 +78,25 @@ def test_what_is_unknown_gets_a_suggestion(train, argv, hint):
     finished = train(*argv)
     assert finished.code == 2
     assert hint in finished.error()
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["--num_heads", "5"], "--num_heads 5: must divide --hidden_size 4"),
+        (["--bidirectional"], "--bidirectional: is for recurrent layers"),
+        (["--positions", "learned", "--max_length", "2"], "there are sequences of 3 steps"),
+    ],
+)
+def test_what_a_transformer_cannot_do_is_said_before_a_file_is_written(train, tmp_path, argv, hint):
+    data = tmp_path / "rows.csv"
+    data.write_text("t0,t1,t2,y\n" + "".join(f"{n},{n % 3},{n % 5},{n}.5\n" for n in range(12)))
+    out = tmp_path / "run"
+    words = ("--data_path", data, "--out", out, "--model", "transformer", "--hidden_size", 4)
+    finished = train(*words, *argv)
+    assert finished.code == 2
+    assert hint in finished.error()
+    assert not out.exists()
 
 
 def test_every_option_is_a_flag_and_dashes_are_underscores(train):

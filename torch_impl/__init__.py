@@ -1,10 +1,12 @@
 """The models in PyTorch: modules, and the functions of `spec.backend.Backend`."""
 
-from torch_impl.attention import AdditiveAttention
+from torch_impl.attention import AdditiveAttention, MultiHeadAttention
 from torch_impl.cells import GRUCell, LSTMCell, LSTMState, RNNCell
+from torch_impl.encoder import EncoderLayer, TransformerEncoder
 from torch_impl.models import (
     AttentionModel,
     RecurrentModel,
+    TransformerModel,
     sequence_model,
 )
 from torch_impl.recurrent import GRU, LSTM, RNN
@@ -16,11 +18,15 @@ __all__ = [
     "RNN",
     "AdditiveAttention",
     "AttentionModel",
+    "EncoderLayer",
     "GRUCell",
     "LSTMCell",
     "LSTMState",
+    "MultiHeadAttention",
     "RNNCell",
     "RecurrentModel",
+    "TransformerEncoder",
+    "TransformerModel",
     "export_arrays",
     "init_state",
     "predict",

@@ -49,5 +49,6 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 def add_parameters(module: nn.Module, schema: Mapping[str, ParamSpec]) -> None:
     """Give a module the parameters of a schema, at random."""
-    for name, (shape, bound) in schema.items():
-        module.register_parameter(name, nn.Parameter(torch.empty(shape).uniform_(-bound, bound)))
+    for name, (shape, bound, center) in schema.items():
+        values = torch.empty(shape).uniform_(center - bound, center + bound)
+        module.register_parameter(name, nn.Parameter(values))

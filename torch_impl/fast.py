@@ -1,13 +1,15 @@
-"""The layers of `recurrent.py` on torch's fused kernels, oneDNN or cuDNN where they apply.
+"""The layers of `recurrent.py` and `encoder.py` on torch's fused kernels, where they apply.
 
-Dimensions: B batch, T time, D input features, H hidden units.
+Dimensions: B batch, T time, D input features, H hidden units, N heads, K features of a head.
 """
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
-from torch_impl import recurrent
+from torch_impl import encoder, recurrent
+from torch_impl.attention import dot_product_attention
 
 
 def reverse_in_time(
@@ -97,3 +99,16 @@ class LSTM(recurrent.LSTM):
     """`recurrent.LSTM`, fast."""
 
     unroll = staticmethod(unroll_lstm)
+
+
+def attend(query, key, value, mask=None, keep=None, rate=0.0):
+    """Do what `dot_product_attention` does, by torch's kernel where no weight is dropped."""
+    if keep is not None:  # the kernel draws masks of its own
+        return dot_product_attention(query, key, value, mask, keep, rate)
+    return scaled_dot_product_attention(query, key, value, mask)
+
+
+class TransformerEncoder(encoder.TransformerEncoder):
+    """`encoder.TransformerEncoder`, fast."""
+
+    attend = staticmethod(attend)

@@ -1,4 +1,4 @@
-"""Whole models: a recurrent encoder, attention where asked for, and a linear head.
+"""Whole models: recurrent layers or a Transformer, attention where asked for, and a linear head.
 
 Dimensions: B batch, T time, D input features, O outputs (targets or class logits), L layers x
 directions, H hidden units, F features of an encoder output, G features that the head reads.
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from spec.config import ModelConfig
-from torch_impl import fast, recurrent
+from torch_impl import encoder, fast, recurrent
 from torch_impl.attention import AdditiveAttention
 from torch_impl.cells import LSTMState
 from torch_impl.recurrent import dropout, real_steps
@@ -139,12 +139,82 @@ class AttentionModel(nn.Module):
         return Output(read_out(self.config, self.head, features, keep), weights)
 
 
+def encode(
+    model: nn.Module,
+    inputs: Float[Tensor, "B T D"],
+    lengths: Int[Tensor, " B"] | None = None,
+    keep: Mapping[str, Tensor] | None = None,
+) -> Float[Tensor, "B T F"]:
+    """Run a Transformer model's embedding and encoder: outputs [B, T, F], zero past each end."""
+    if lengths is not None:
+        inputs = torch.where(real_steps(lengths, inputs.shape[1])[..., None], inputs, 0.0)
+    x = model.embedding(inputs)
+    x = dropout(x, keep["embedding"], model.config.dropout) if keep else x
+    return model.transformer(x, lengths, keep)
+
+
+class TransformerModel(nn.Module):
+    """Predict from a Transformer's encoder, pooled over time.
+
+        y = encoder(W_e readings + b_e + positions)
+        pooled = mean of y, y at the last step, or what that attends to among all (additive)
+        predictions = W pooled + b
+
+    Args:
+      inputs: readings [B, T, D].
+      lengths: real steps of each sequence [B]; None when all have T.
+      state: None, as it has none; the other models have.
+      keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
+
+    Returns:
+      predictions [B, O]; with pooling "attention" its weights [B, T], zero past each end.
+    """
+
+    def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
+        super().__init__()
+        self.config = config
+        learned = config.max_length if config.positions == "learned" else None
+        self.embedding = encoder.Embedding(config.input_size, config.hidden_size, learned)
+        kind = (fast if layers is fast else encoder).TransformerEncoder
+        self.transformer = kind(
+            config.hidden_size,
+            config.num_heads,
+            config.units,
+            config.num_layers,
+            config.activation,
+            config.norm_first,
+            config.causal,
+            config.dropout,
+        )
+        if config.attends:
+            self.attention = AdditiveAttention(*[config.hidden_size] * 3)
+        self.head = nn.Linear(config.head_size, config.output_size)
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        state: None = None,
+        keep: Mapping[str, Tensor] | None = None,
+    ) -> Output:
+        y, weights = encode(self, inputs, lengths, keep), None
+        rows = torch.arange(len(y), device=y.device)
+        pooled = y[:, -1] if lengths is None else y[rows, lengths - 1]
+        if self.config.pooling == "attention":
+            valid = None if lengths is None else real_steps(lengths, y.shape[1])
+            pooled, weights = self.attention(pooled, y, valid)
+        elif self.config.pooling == "mean":
+            pooled = y.mean(dim=1) if lengths is None else y.sum(dim=1) / lengths[:, None]
+        return Output(read_out(self.config, self.head, pooled, keep), weights)
+
+
 MODELS = {
     "rnn": RecurrentModel,
     "gru": RecurrentModel,
     "lstm": RecurrentModel,
     "gru_attention": AttentionModel,
     "lstm_attention": AttentionModel,
+    "transformer": TransformerModel,
 }
 
 

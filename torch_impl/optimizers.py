@@ -70,14 +70,17 @@ def learning_rate(config: OptimizerConfig) -> Callable[[int], float]:
 def optimizer(config: OptimizerConfig) -> GradientTransformation:
     """Build an update rule; `params + updates` are the next parameters.
 
-        gradient = clip(gradient) [+ weight_decay * params, for adam and sgd]
+        gradient = clip(gradient) [+ weight_decay * params, but for adamw]
         sgd:          m = momentum * m + gradient;        direction = m
+        rmsprop:      v = beta2 * v + (1 - beta2) * gradient**2
+                      m = momentum * m + gradient / (sqrt(v) + eps);    direction = m
         adam, adamw:  m = beta1 * m + (1 - beta1) * gradient
                       v = beta2 * v + (1 - beta2) * gradient**2
                       direction = m / (1 - beta1**t) / (sqrt(v / (1 - beta2**t)) + eps)
         updates = -rate * (direction [+ weight_decay * params, for adamw])
 
-    Source: Kingma & Ba (2015), algorithm 1; Loshchilov & Hutter (2019) for adamw.
+    Source: Kingma & Ba (2015), algorithm 1; Loshchilov & Hutter (2019) for adamw; Tieleman &
+    Hinton (2012), lecture 6.5, for rmsprop, eps outside the root and a momentum as torch has them.
     """
     rate = learning_rate(config)
 
@@ -94,6 +97,10 @@ def optimizer(config: OptimizerConfig) -> GradientTransformation:
             gradient = gradient.add(params, alpha=config.weight_decay)
         if config.optimizer == "sgd":
             m = config.momentum * m + gradient
+            direction = m
+        elif config.optimizer == "rmsprop":
+            v = (config.beta2 * v).addcmul_(gradient, gradient, value=1 - config.beta2)
+            m = config.momentum * m + gradient / v.sqrt().add_(config.eps)
             direction = m
         else:  # in place on what is fresh: each large temporary is a trip through memory
             m = (config.beta1 * m).add_(gradient, alpha=1 - config.beta1)

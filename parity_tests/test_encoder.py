@@ -1,0 +1,170 @@
+"""The Transformer's encoder: outputs and all gradients, in both backends and in torch.nn."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import gelu
+
+import jax_impl
+import torch_impl
+from jax_impl.arrays import to_tree
+from parity_tests.compare import assert_same, in_jax, in_torch
+from spec import reference
+from spec.params import encoder_schema, sinusoidal_positions
+
+B, T, H, N, U = 3, 6, 10, 2, 7
+LENGTHS = np.array([4, 1, 6])
+THEIRS = {"gelu": gelu, "gelu_tanh": partial(gelu, approximate="tanh"), "relu": torch.relu}
+
+
+class Case(NamedTuple):
+    activation: str
+    layers: int = 1
+    norm_first: bool = False
+    causal: bool = False
+    ragged: bool = False
+
+
+CASES = [
+    Case("gelu"),
+    Case("gelu_tanh", norm_first=True, causal=True),
+    Case("gelu", layers=2, norm_first=True, ragged=True),
+    Case("relu", layers=2, causal=True, ragged=True),
+]
+
+
+def leaves_of(case):
+    draw = np.random.default_rng(2).normal
+    schema = encoder_schema(H, U, case.layers, case.norm_first)
+    leaves = {name: draw(scale=0.6, size=spec.shape) for name, spec in schema.items()}
+    leaves["x"] = draw(size=(B, T, H))
+    if case.ragged:
+        leaves["x"][np.arange(T) >= LENGTHS[:, None]] = np.nan
+    return leaves, {"outputs": draw(size=(B, T, H))}
+
+
+def weights(leaves):
+    return {name: leaf for name, leaf in leaves.items() if name != "x"}
+
+
+def run_torch(kind, case, leaves):
+    activation, layers, norm_first, causal, ragged = case
+    module = kind(H, N, U, layers, activation, norm_first, causal)
+    lengths = torch.tensor(LENGTHS) if ragged else None
+    outputs = torch.func.functional_call(module, weights(leaves), (leaves["x"], lengths))
+    return {"outputs": outputs}
+
+
+def run_jax(function, case, leaves):
+    lengths = jnp.asarray(LENGTHS) if case.ragged else None
+    outputs = function(
+        to_tree(weights(leaves)),
+        leaves["x"],
+        lengths,
+        num_heads=N,
+        activation=case.activation,
+        norm_first=case.norm_first,
+        causal=case.causal,
+    )
+    return {"outputs": outputs}
+
+
+def run_torch_nn(case, leaves):
+    """torch.nn.TransformerEncoder, whose masks are True where we have False."""
+    layer = torch.nn.TransformerEncoderLayer(
+        H, N, U, 0.0, THEIRS[case.activation], batch_first=True, norm_first=case.norm_first
+    )
+    norm = torch.nn.LayerNorm(H) if case.norm_first else None
+    module = torch.nn.TransformerEncoder(layer, case.layers, norm, enable_nested_tensor=False)
+    valid = torch.arange(T) < torch.tensor(LENGTHS)[:, None]
+    masks = {"mask": torch.ones(T, T, dtype=torch.bool).triu(1)} if case.causal else {}
+    if not case.ragged:
+        given = leaves["x"]
+        return {"outputs": torch.func.functional_call(module, weights(leaves), (given,), masks)}
+    given = torch.where(valid[..., None], leaves["x"], 0.0)
+    masks["src_key_padding_mask"] = ~valid
+    outputs = torch.func.functional_call(module, weights(leaves), (given,), masks)
+    return {"outputs": torch.where(valid[..., None], outputs, 0.0)}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_encoder_matches(case):
+    """torch = JAX = torch.nn.TransformerEncoder under the same names: outputs, every gradient."""
+    leaves, cotangents = leaves_of(case)
+    theirs = in_torch(partial(run_torch_nn, case), leaves, cotangents)
+    for module in (torch_impl.encoder, torch_impl.fast):
+        run = partial(run_torch, module.TransformerEncoder, case)
+        assert_same(in_torch(run, leaves, cotangents), theirs)
+    for module in (jax_impl.encoder, jax_impl.fast):
+        run = partial(run_jax, module.transformer_encoder, case)
+        assert_same(in_jax(run, leaves, cotangents), theirs)
+
+
+@pytest.mark.parametrize("size", [1, 5, 8])
+def test_positions_are_their_formula(size):
+    found = sinusoidal_positions(T, size)
+    for t in range(T):
+        for column in range(size):
+            angle = t / 10000 ** (2 * (column // 2) / size)
+            expected = np.cos(angle) if column % 2 else np.sin(angle)
+            assert found[t, column] == pytest.approx(expected, rel=1e-14, abs=1e-15)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_embedding_matches(learned):
+    draw, D = np.random.default_rng(3).normal, 2
+    leaves = {"weight": draw(size=(H, D)), "bias": draw(size=H), "inputs": draw(size=(B, T, D))}
+    leaves |= {"positions": draw(size=(T + 3, H))} if learned else {}
+    cotangents = {"x": draw(size=(B, T, H))}
+
+    def torchs(leaves):
+        module = torch_impl.encoder.Embedding(D, H, T + 3 if learned else None)
+        params = {n: a for n, a in leaves.items() if n != "inputs"}
+        return {"x": torch.func.functional_call(module, params, (leaves["inputs"],))}
+
+    found = in_torch(torchs, leaves, cotangents)
+    assert_same(
+        found,
+        in_jax(
+            lambda leaves: {"x": jax_impl.encoder.embedding(leaves, leaves["inputs"])},
+            leaves,
+            cotangents,
+        ),
+    )
+    places = leaves["positions"][:T] if learned else sinusoidal_positions(T, H)
+    expected = leaves["inputs"] @ leaves["weight"].T + leaves["bias"] + places
+    assert_same({"x": found["x"]}, {"x": expected})
+
+
+def test_gelu_is_right_in_its_tail():
+    """Relative to the value itself, where 1 + erf has lost all digits."""
+    x = np.linspace(-9.0, 3.0, 25)
+    with mpmath.workdps(40):
+        truth = np.array([float(v * mpmath.ncdf(v)) for v in map(mpmath.mpf, x)])
+    in_t = torch_impl.encoder.gelu(torch.tensor(x)).numpy()
+    np.testing.assert_allclose(in_t, truth, rtol=1e-13)
+    np.testing.assert_allclose(jax_impl.encoder.gelu(jnp.asarray(x)), truth, rtol=1e-13)
+    np.testing.assert_allclose(reference.activate(x, "gelu"), truth, rtol=1e-13, atol=3e-14)
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+def test_layer_norm_far_from_0(mean):
+    """Float32 rows about a large mean: a mean of squares less a square would be off by 0.5."""
+    draw = np.random.default_rng(4).normal
+    x = (mean + draw(size=(B, 64))).astype(np.float32)
+    params = {"weight": draw(size=64), "bias": draw(size=64)}
+    truth = reference.layer_norm(params, x.astype(np.float64))
+    narrow = {name: array.astype(np.float32) for name, array in params.items()}
+    module = torch_impl.encoder.LayerNorm(64)
+    in_t = torch.func.functional_call(
+        module, {n: torch.tensor(a) for n, a in narrow.items()}, (torch.tensor(x),)
+    )
+    bound = {"y": 1e-6 + mean * 6e-8}  # one rounding of x
+    assert_same({"y": in_t.numpy()}, {"y": truth}, bound["y"])
+    in_j = jax_impl.encoder.layer_norm(narrow, jnp.asarray(x))
+    assert_same({"y": np.asarray(in_j)}, {"y": truth}, bound["y"])
