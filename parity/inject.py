@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import jax_impl
-from jax_impl import models, optimizers, recurrent, training
+from jax_impl import encoder, models, optimizers, recurrent, training
 from jax_impl.losses import LOSSES
 from spec.config import ModelConfig, UpdateRule
 from spec.errors import ConfigError
@@ -62,7 +62,8 @@ def unknown(name: str) -> str:
 
 def listed() -> str:
     """Name all, a line each."""
-    return "\n".join(f"{name:<21}{one.sentence}" for name, one in INJECTIONS.items())
+    width = max(map(len, INJECTIONS)) + 2
+    return "\n".join(f"{name:<{width}}{one.sentence}" for name, one in INJECTIONS.items())
 
 
 def require_visible(name: str, model: ModelConfig, rule: UpdateRule, short: bool) -> None:
@@ -190,6 +191,48 @@ def float32_inside(batch_size):
     return {(models, "read_out"): read_out}
 
 
+def rmsprop_eps_inside(batch_size):
+    def change(config, rate, before, state, params, updates):
+        # The gradient as the rule saw it: what it added to m, times the root that it divided by.
+        gradient = (state.m - config.momentum * before.m) * (jnp.sqrt(state.v) + config.eps)
+        m = config.momentum * before.m + gradient / jnp.sqrt(state.v + config.eps)
+        return -rate * m, state._replace(m=m)
+
+    return rule_with(change)
+
+
+def layer_norm_as(normalise):
+    """Replace what stands before a layer norm's weight and bias: `normalise(x)`."""
+
+    def layer_norm(params, x):
+        return normalise(x) * params["weight"] + params["bias"]
+
+    return {(encoder, "layer_norm"): layer_norm}
+
+
+def layernorm_fast_variance(batch_size):
+    def normalise(x):
+        x = x + 1000.0
+        mean = x.mean(axis=-1, keepdims=True)
+        variance = (x**2).mean(axis=-1, keepdims=True) - mean**2
+        return (x - mean) / jnp.sqrt(jnp.maximum(variance, 0.0) + 1e-5)
+
+    return layer_norm_as(normalise)
+
+
+def layernorm_eps(batch_size):
+    def normalise(x):
+        moved = x - x.mean(axis=-1, keepdims=True)
+        return moved / jnp.sqrt((moved**2).mean(axis=-1, keepdims=True) + 1e-6)
+
+    return layer_norm_as(normalise)
+
+
+def gelu_tanh(batch_size):
+    forms = encoder.ACTIVATIONS | {"gelu": encoder.gelu_tanh}
+    return {(encoder, "ACTIVATIONS"): forms}
+
+
 INJECTIONS = {
     "adamw_decay_default": Injection(
         "AdamW takes optax's default weight decay, 1e-4; torch's is 1e-2.",
@@ -234,7 +277,7 @@ INJECTIONS = {
         "Attention takes True in its mask for a position to ignore, as torch's key_padding_mask does.",
         mask_sense,
         {"model": "lstm_attention"},
-        "--model lstm_attention or gru_attention",
+        "--model lstm_attention or gru_attention, or --pooling attention",
         lambda model, rule, short: model.attends,
     ),
     "gru_reset_before": Injection(
@@ -243,6 +286,34 @@ INJECTIONS = {
         {"model": "gru"},
         "--model gru or gru_attention",
         lambda model, rule, short: model.cell == "gru",
+    ),
+    "layernorm_fast_variance": Injection(
+        "LayerNorm's variance is the mean of x**2 less the squared mean, as in flax, of rows 1000 from 0.",
+        layernorm_fast_variance,
+        {"model": "transformer"},
+        "--model transformer",
+        lambda model, rule, short: not model.recurrent,
+    ),
+    "layernorm_eps": Injection(
+        "LayerNorm adds flax's 1e-6 to the variance; torch's eps is 1e-5.",
+        layernorm_eps,
+        {"model": "transformer"},
+        "--model transformer",
+        lambda model, rule, short: not model.recurrent,
+    ),
+    "gelu_tanh": Injection(
+        "GELU is the approximation by tanh, JAX's default; torch's is exact.",
+        gelu_tanh,
+        {"model": "transformer"},
+        "--model transformer and --activation gelu",
+        lambda model, rule, short: not model.recurrent and model.activation == "gelu",
+    ),
+    "rmsprop_eps_inside": Injection(
+        "RMSprop's eps stands inside the root, optax's default; torch's outside.",
+        rmsprop_eps_inside,
+        {"optimizer": "rmsprop"},
+        "--optimizer rmsprop",
+        lambda model, rule, short: rule.optimizer == "rmsprop",
     ),
     "dropout_unscaled": Injection(
         "Dropout does not scale what it keeps by 1 / (1 - rate).",

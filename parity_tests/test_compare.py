@@ -15,8 +15,10 @@ from data.dataset import load_dataset
 from experiment import study
 from experiment.checkpoint import model_config
 from parity.drift import drift
+from parity.family import judge_forward
 from parity.inject import INJECTIONS, injected
 from report.parity_page import page
+from spec.config import Execution
 from spec.errors import ConfigError
 from spec.params import init_params, parameter_schema
 
@@ -119,6 +121,9 @@ FOUND = {
     "dropout_unscaled": (1, r""),
     "momentum_dampening": (1, r"^(?!loss|optimizer\.v)"),
     "float32_inside": (1, r""),
+    "layernorm_eps": (1, r""),
+    "gelu_tanh": (1, r""),
+    "rmsprop_eps_inside": (1, r"^(?!loss|optimizer\.v)"),
 }
 
 
@@ -143,12 +148,27 @@ def test_page_shows_long_runs_and_bugs(report):
 
 
 def test_every_fault_has_a_test():
-    assert set(FOUND) == set(INJECTIONS)
+    assert {*FOUND, "layernorm_fast_variance"} == set(INJECTIONS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fault_of_rounding_is_found_in_the_forward_pass(dtype, files):
+    """The fast variance is the same function, only far less exact: no step parts, one side is off."""
+    name = "layernorm_fast_variance"
+    options = {"hidden_size": 4, "threads": 1, **INJECTIONS[name].options}
+    config = study.StudyConfig(data_path=files["classification"], **options)
+    dataset = load_dataset(config, "float64", 0)
+    model = model_config(config, dataset.meaning)
+    start = init_params(parameter_schema(model), 0)
+    given = model, start, next(study.batches(config, dataset)), Execution(dtype=dtype)
+    assert judge_forward(*given).verdict == "both within rounding"
+    with injected(name, config.batch_size):
+        assert judge_forward(*given).verdict == "JAX is off"
 
 
 @pytest.mark.parametrize("name", FOUND)
 def test_fault_is_found(name, files):
-    options = {"model": "rnn", "hidden_size": 3, "epochs": 2, "threads": 1}
+    options = {"model": "rnn", "hidden_size": 4, "epochs": 2, "threads": 1}
     path = files["regression" if name == "l2_loss_half" else "classification"]
     config = study.StudyConfig(data_path=path, **{**options, **INJECTIONS[name].options})
     dataset = load_dataset(config, "float64", 0)

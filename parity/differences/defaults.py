@@ -345,6 +345,7 @@ class LayerNormEps:
         return nn.LayerNorm(2, eps=1e-5)(torch.tensor(x)), theirs
 
     source = ("torch.nn.LayerNorm", "flax.linen.layers/LayerNorm")
+    inject = "layernorm_eps"
 
 
 @difference
@@ -376,6 +377,7 @@ class LayerNormFastVariance:
 
     close = 5e-4
     source = ("torch.nn.LayerNorm", "flax.linen.layers/LayerNorm")
+    inject = "layernorm_fast_variance"
 
 
 @difference
@@ -426,6 +428,7 @@ class GeluForm:
         return exact, theirs
 
     source = ("torch.nn.functional.gelu", "jax.nn.gelu")
+    inject = "gelu_tanh"
 
 
 @difference

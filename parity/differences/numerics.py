@@ -1,5 +1,7 @@
 """The same formula, other bits. Here float64 settles what is rounding and what is a fault."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +148,40 @@ class Log1pAccuracy:
     close = 1e-15
     source = ("torch.log1p", "jax.numpy.log1p", "jax#39707")
     since = "an open report as of JAX 0.10.2"
+
+
+@difference
+class AttentionSoftmaxDtype:
+    """Attention of float64: jax.nn takes the softmax in float32; scores 0 and 1, values 0 and 1.
+
+    The result is float64 and right to 8 digits.
+    """
+
+    def in_torch():
+        score, value = torch.tensor([[[0.0], [1.0]]]).double(), torch.tensor([[[0.0], [1.0]]])
+        found = functional.scaled_dot_product_attention(score[:, 1:], score, value.double())
+        return abs(found - 1 / (1 + math.exp(-1))).max()
+
+    torch_gives = Between(0.0, 0.0, 2e-16)
+
+    def in_jax():
+        with jax.enable_x64(True):
+            score = jnp.array([0.0, 1.0]).reshape(1, 2, 1, 1)
+            found = jax.nn.dot_product_attention(score[:, 1:], score, score)
+            return abs(found - 1 / (1 + math.exp(-1))).max()
+
+    jax_gives = Between(1.89e-8, 1e-10, 1e-7)
+    instead = "Write it: `jax.nn.softmax(query @ key.mT / K**0.5) @ value`."
+
+    def same():
+        draw = np.random.default_rng(0).normal
+        query, key, value = draw(size=(3, 1, 5, 4))
+        ours = functional.scaled_dot_product_attention(*map(torch.tensor, (query, key, value)))
+        with jax.enable_x64(True):
+            return ours, jax.nn.softmax(query @ key.mT / 4**0.5) @ value
+
+    close = 1e-15
+    source = ("torch.nn.functional.scaled_dot_product_attention", "jax.nn.dot_product_attention")
 
 
 @difference

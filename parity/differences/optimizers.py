@@ -208,6 +208,7 @@ class RmspropEps:
 
     close = 1e-14
     source = ("torch.optim.RMSprop", "optimizers#optax.rmsprop", "optax#532")
+    inject = "rmsprop_eps_inside"
 
 
 @difference
