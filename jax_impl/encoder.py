@@ -135,6 +135,19 @@ def layer_masks(keep: Mapping[str, Array] | None, layer: int) -> dict[str, Array
     return {n.removeprefix(start): m for n, m in (keep or {}).items() if n.startswith(start)}
 
 
+def attention_mask(
+    x: Float[Array, "B T H"], lengths: Int[Array, " B"] | None, causal: bool
+) -> Bool[Array, "#B 1 #T T"] | None:
+    """Tell which steps each may attend to: real ones, if `causal` none after it; None for all."""
+    T, mask = x.shape[1], None
+    if lengths is not None:
+        mask = real_steps(lengths, T)[:, None, None]
+    if causal:
+        past = jnp.tri(T, dtype=bool)
+        mask = past[None, None] if mask is None else mask & past
+    return mask
+
+
 def transformer_encoder(
     params: Mapping[str, Mapping[str, Any]],
     x: Float[Array, "B T H"],
@@ -163,15 +176,11 @@ def transformer_encoder(
 
     Source: Vaswani et al. (2017), section 3.1.
     """
-    T, mask = x.shape[1], None
+    mask = attention_mask(x, lengths, causal)
     if lengths is not None:
-        valid = real_steps(lengths, T)
+        valid = real_steps(lengths, x.shape[1])
         # Zeros in the padding: a NaN there would reach the gradients as 0 * NaN.
         x = jnp.where(valid[..., None], x, 0.0)
-        mask = valid[:, None, None]
-    if causal:
-        past = jnp.tri(T, dtype=bool)
-        mask = past[None, None] if mask is None else mask & past
     for n in range(len(params["layers"])):
         x = encoder_layer(
             params["layers"][str(n)],

@@ -13,21 +13,23 @@ import numpy as np
 import torch
 from torch import nn
 
+from jax_impl import encoder as jax_encoder
 from jax_impl import fast as jax_fast
+from jax_impl import models as jax_models
 from jax_impl import recurrent as jax_recurrent
 from jax_impl import training as jax_training
 from jax_impl.arrays import to_tree
 from jax_impl.cells import gru_cell, lstm_cell, rnn_cell
-from jax_impl.models import recurrent_layers
+from jax_impl.encoder import encoder_layer
 from parity.judge import Report, compare
 from parity.measure import ulps
 from spec import reference
 from spec.batch import Batch
 from spec.config import Execution, ModelConfig
 from spec.params import split_layers
-from torch_impl import fast, recurrent, training
+from torch_impl import encoder, fast, recurrent, training
 from torch_impl.cells import GRUCell, LSTMCell, RNNCell
-from torch_impl.models import masks_between_layers, sequence_model
+from torch_impl.models import encode, masks_between_layers, sequence_model
 
 Arrays = Mapping[str, np.ndarray]
 KEEP = "keep."
@@ -63,11 +65,6 @@ def packed(batch: Batch, targets: bool) -> dict[str, np.ndarray]:
     return {name: x for name, x in (arrays | masks).items() if x is not None}
 
 
-def encoder(config: ModelConfig) -> str | None:
-    """Name the part of a model that is unrolled over time, if one is."""
-    return config.cell if config.cell in STATES else None
-
-
 def states(found: tuple[Any, Any]) -> dict[str, Any]:
     """Name what an encoder returns."""
     outputs, last = found
@@ -80,35 +77,34 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
 
     The truth is `spec.reference` in extended precision, a third text: so who is off is known.
     """
-    part = encoder(config)
 
     def in_torch(model, arrays):
-        found = model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"))._asdict()
-        if part:
-            masks = masks_between_layers(config, arrays.get("keep"))
-            layers = getattr(model, part)
-            found |= states(layers(arrays["inputs"], arrays.get("lengths"), None, masks))
-        return found
+        given, keep = (arrays["inputs"], arrays.get("lengths")), arrays.get("keep")
+        found = model(*given, keep=keep)._asdict()
+        if not config.recurrent:
+            return found | {"outputs": encode(model, *given, keep)}
+        masks = masks_between_layers(config, keep)
+        return found | states(getattr(model, config.cell)(*given, None, masks))
 
     def in_jax(params, **arrays):
         arrays = unpacked(arrays)
         found = jax_training.apply(config, run, params, arrays)._asdict()
-        if part:
-            masks = masks_between_layers(config, arrays.get("keep"))
-            layers = recurrent_layers(config, jax_fast if run.fast else jax_recurrent)
-            given = (arrays["inputs"], arrays.get("lengths"), None, masks)
-            found |= states(layers(params[part], *given))
-        return found
+        layers = jax_fast if run.fast else jax_recurrent
+        given, keep = (arrays["inputs"], arrays.get("lengths")), arrays.get("keep")
+        if not config.recurrent:
+            return found | {"outputs": jax_models.encode(config, params, *given, keep, layers)}
+        masks = masks_between_layers(config, keep)
+        own = jax_models.recurrent_layers(config, layers)
+        return found | states(own(params[config.cell], *given, None, masks))
 
     def truth(**arrays):
         arrays = unpacked(arrays)
         given, keep = (arrays["inputs"], arrays.get("lengths")), arrays.get("keep")
         found = reference.predict(config, start, *given, keep=keep)._asdict()
-        if part:
-            own = {n.partition(".")[2]: a for n, a in start.items() if n.startswith(f"{part}.")}
-            masks = masks_between_layers(config, keep)
-            found |= reference.encode(config, own, *given, keep=masks)._asdict()
-        return found
+        if not config.recurrent:
+            return found | {"outputs": reference.transform(config, start, *given, keep).outputs}
+        masks, own = masks_between_layers(config, keep), reference.part(start, config.cell)
+        return found | reference.encode(config, own, *given, keep=masks)._asdict()
 
     model = Watched(torch_model(config, start, run), in_torch)
     inputs = packed(batch, targets=False)
@@ -151,17 +147,41 @@ def ulps_by_step(
     One row [T] a layer, direction and state (h, c): the 90th percentile over the batch and the units,
     of the real steps; NaN where no sequence is that long. A layer reads its own backend's below.
     """
-    part = encoder(config)
-    if part is None:
-        return {}
-    own = {
-        n.partition(".")[2]: x.astype(dtype) for n, x in start.items() if n.startswith(f"{part}.")
-    }
     valid = np.ones(batch.inputs.shape[:2], bool)
     if batch.lengths is not None:
         valid = np.arange(valid.shape[1]) < batch.lengths[:, None]
     below = np.where(valid[..., None], batch.inputs, 0.0).astype(dtype)
-    seen, found, in_t, in_j = valid.any(axis=0), {}, below, below
+    start = {name: array.astype(dtype) for name, array in start.items()}
+    every = recurrent_states if config.recurrent else transformer_outputs
+    found, seen = {}, valid.any(axis=0)
+    for name, t, j in every(config, start, below, valid):
+        apart = np.where(valid[..., None], ulps(t, j), np.nan)
+        found[name] = np.full(len(seen), np.nan)
+        found[name][seen] = np.nanquantile(apart[:, seen], 0.9, axis=(0, 2))
+    return found
+
+
+def transformer_outputs(config, start, below, valid):
+    """Yield the name of each layer and its outputs on both sides, [B, T, H]."""
+    model = sequence_model(config, recurrent).to(torch.from_numpy(below).dtype)
+    model.load_state_dict({name: torch.from_numpy(x) for name, x in start.items()})
+    options = {name: getattr(config, name) for name in ("num_heads", "activation", "norm_first")}
+    with jax.enable_x64(below.dtype == "float64"), torch.no_grad():
+        params = to_tree(start)
+        in_t = model.embedding(torch.from_numpy(below))
+        in_j = jax_encoder.embedding(params["embedding"], below)
+        mask = encoder.attention_mask(in_t, torch.tensor(valid.sum(axis=1)), config.causal)
+        yield "embedding", in_t.numpy(), np.asarray(in_j)
+        for n, layer in enumerate(model.transformer.layers):
+            own = params["transformer"]["layers"][str(n)]
+            in_t, in_j = layer(in_t, mask), encoder_layer(own, in_j, mask.numpy(), **options)
+            yield f"layer {n + 1}", in_t.numpy(), np.asarray(in_j)
+
+
+def recurrent_states(config, start, below, valid):
+    """Yield the name of each layer's and direction's states and both sides' values, [B, T, H]."""
+    part, dtype = config.cell, below.dtype
+    own, in_t, in_j = reference.part(start, part), below, below
     for layer, directions in enumerate(split_layers(own)):
         above_t, above_j = [], []
         for reverse, weights in enumerate(directions):
@@ -173,14 +193,10 @@ def ulps_by_step(
                 all_j = every_state(jax_recurrent.unroll, cell_j, len(STATES[part]), *given_j)
             all_t = every_state(recurrent.unroll, cell_t, len(STATES[part]), *given_t)
             for name, t, j in zip(STATES[part], all_t, all_j, strict=True):
-                apart = np.where(valid[..., None], ulps(t, j), np.nan)
-                row = np.full(len(seen), np.nan)
-                row[seen] = np.nanquantile(apart[:, seen], 0.9, axis=(0, 2))
-                found[f"layer {layer + 1}{' reverse' * reverse}, {name}"] = row
+                yield f"layer {layer + 1}{' reverse' * reverse}, {name}", t, j
             above_t.append(all_t[0])
             above_j.append(all_j[0])
         in_t, in_j = np.concatenate(above_t, axis=-1), np.concatenate(above_j, axis=-1)
-    return found
 
 
 def in_torch_and_jax(config, part, weights) -> tuple[Callable, Callable]:

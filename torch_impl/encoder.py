@@ -155,6 +155,19 @@ def layer_masks(keep: Mapping[str, Tensor] | None, layer: int) -> dict[str, Tens
     return {n.removeprefix(start): m for n, m in (keep or {}).items() if n.startswith(start)}
 
 
+def attention_mask(
+    x: Float[Tensor, "B T H"], lengths: Int[Tensor, " B"] | None, causal: bool
+) -> Bool[Tensor, "#B 1 #T T"] | None:
+    """Tell which steps each may attend to: real ones, if `causal` none after it; None for all."""
+    T, mask = x.shape[1], None
+    if lengths is not None:
+        mask = real_steps(lengths, T)[:, None, None]
+    if causal:
+        past = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
+        mask = past[None, None] if mask is None else mask & past
+    return mask
+
+
 class TransformerEncoder(nn.Module):
     """Run encoder layers on top of each other, over sequences of unequal length.
 
@@ -199,15 +212,11 @@ class TransformerEncoder(nn.Module):
         lengths: Int[Tensor, " B"] | None = None,
         keep: Mapping[str, Tensor] | None = None,
     ) -> Float[Tensor, "B T H"]:
-        T, mask = x.shape[1], None
+        mask = attention_mask(x, lengths, self.causal)
         if lengths is not None:
-            valid = real_steps(lengths, T)
+            valid = real_steps(lengths, x.shape[1])
             # Zeros in the padding: a NaN there would reach the gradients as 0 * NaN.
             x = torch.where(valid[..., None], x, 0.0)
-            mask = valid[:, None, None]
-        if self.causal:
-            past = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
-            mask = past[None, None] if mask is None else mask & past
         for n, layer in enumerate(self.layers):
             x = layer(x, mask, layer_masks(keep, n), self.attend)
         x = x if self.norm is None else self.norm(x)

@@ -16,7 +16,8 @@ from parity_tests.test_recurrent import cotangents_of, leaves_of, named, run_jax
 from spec.params import split_layers
 
 # The encoders without what says nothing new here; dropout masks cannot be given to any oracle.
-ENCODERS = [c for c in ALL if not c.config.attends and (c.model == "rnn" or c.task == "regression")]
+RECURRENT = [c for c in ALL if c.config.recurrent and not c.config.attends]
+ENCODERS = [c for c in RECURRENT if c.model == "rnn" or c.task == "regression"]
 CASES = [replace(case, dropout=0.0) for case in ENCODERS]
 LSTM = [case for case in CASES if case.model == "lstm"]
 NARROW = [case for case in CASES if case.layers == 2 and case.state]  # all options in float32

@@ -1,0 +1,126 @@
+"""Ours and a Transformer's encoder put together from the layers of flax.linen and of Equinox.
+
+torch.nn.TransformerEncoder, under the same names, is in `parity_tests/test_encoder.py`.
+"""
+
+from functools import partial
+
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import pytest
+
+import jax_impl
+from parity import maps
+from parity.weights import convert
+from parity_tests.compare import assert_same, in_jax
+from parity_tests.oracles.ours import LARGEST, relative_error
+from parity_tests.test_encoder import CASES, LENGTHS, H, N, T, U, leaves_of, run_jax, weights
+
+THEIRS = {
+    "gelu": partial(linen.gelu, approximate=False),
+    "gelu_tanh": partial(linen.gelu, approximate=True),
+    "relu": linen.relu,
+}
+
+
+class Layer(linen.Module):
+    """One layer of flax's own parts; every default on which it differs from torch is written."""
+
+    activation: str
+    norm_first: bool
+
+    @linen.compact
+    def __call__(self, x, mask):
+        norms = [
+            linen.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=f"norm{n}") for n in (1, 2)
+        ]
+        attention = linen.MultiHeadDotProductAttention(N, name="self_attn")
+        linears = linen.Dense(U, name="linear1"), linen.Dense(H, name="linear2")
+
+        def attend(x):
+            return attention(x, mask=mask)
+
+        def feed(x):
+            return linears[1](THEIRS[self.activation](linears[0](x)))
+
+        if self.norm_first:
+            x = x + attend(norms[0](x))
+            return x + feed(norms[1](x))
+        x = norms[0](x + attend(x))
+        return norms[1](x + feed(x))
+
+
+def in_linen(case, n, leaves, x, mask):
+    start = f"layers.{n}."
+    params = maps.join(
+        {
+            "self_attn": maps.linen.multi_head_attention(f"{start}self_attn.", heads=N),
+            **{name: maps.linen.linear(f"{start}{name}.") for name in ("linear1", "linear2")},
+            **{name: maps.linen.layer_norm(f"{start}{name}.") for name in ("norm1", "norm2")},
+        }
+    )(leaves)
+    return Layer(case.activation, case.norm_first).apply({"params": params}, x, mask)
+
+
+def in_equinox(case, n, leaves, x, mask):
+    """Equinox's layers take one sequence, or one step; its GELU is jax.nn's."""
+    eqx = pytest.importorskip("equinox", reason="make oracles installs it")
+    key, start = jax.random.key(0), f"layers.{n}."
+    biases = {f"use_{part}_bias": True for part in ("query", "key", "value", "output")}
+    made = {
+        "self_attn": (
+            eqx.nn.MultiheadAttention(N, H, **biases, key=key),
+            maps.equinox.multi_head_attention,
+        ),
+        "linear1": (eqx.nn.Linear(H, U, key=key), maps.equinox.linear),
+        "linear2": (eqx.nn.Linear(U, H, key=key), maps.equinox.linear),
+        "norm1": (eqx.nn.LayerNorm(H, eps=1e-5), maps.equinox.layer_norm),
+        "norm2": (eqx.nn.LayerNorm(H, eps=1e-5), maps.equinox.layer_norm),
+    }
+    own = {}
+    for name, (module, maker) in made.items():
+        arrays, static = eqx.partition(module, eqx.is_inexact_array)
+        given = convert(lambda _, m=maker, k=name: m(f"{start}{k}.")(leaves), {}, arrays)
+        own[name] = eqx.combine(given, static)
+
+    def attend(x):
+        return jax.vmap(own["self_attn"])(x, x, x, mask[:, 0])
+
+    def feed(x):
+        units = THEIRS[case.activation](jax.vmap(jax.vmap(own["linear1"]))(x))
+        return jax.vmap(jax.vmap(own["linear2"]))(units)
+
+    norm1, norm2 = (jax.vmap(jax.vmap(own[name])) for name in ("norm1", "norm2"))
+    if case.norm_first:
+        x = x + attend(norm1(x))
+        return x + feed(norm2(x))
+    x = norm1(x + attend(x))
+    return norm2(x + feed(x))
+
+
+def run(layer, case, leaves):
+    """Layers of theirs, and the last norm, which both libraries have in `layer`'s parts."""
+    x, valid = leaves["x"], jnp.arange(T) < jnp.asarray(LENGTHS)[:, None]
+    mask = jnp.ones((len(x), 1, T, T), bool)
+    if case.ragged:
+        x, mask = jnp.where(valid[..., None], x, 0.0), mask & valid[:, None, None]
+    mask = mask & jnp.tri(T, dtype=bool) if case.causal else mask
+    for n in range(case.layers):
+        x = layer(case, n, leaves, x, mask)
+    if case.norm_first:
+        norm = linen.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+        x = norm.apply({"params": maps.linen.layer_norm("norm.")(weights(leaves))}, x)
+    return {"outputs": jnp.where(valid[..., None], x, 0.0) if case.ragged else x}
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("layer", [in_linen, in_equinox], ids=["linen", "equinox"])
+def test_transformer(layer, case):
+    leaves, cotangents = leaves_of(case)
+    theirs = in_jax(partial(run, layer, case), leaves, cotangents)
+    ours = in_jax(partial(run_jax, jax_impl.encoder.transformer_encoder, case), leaves, cotangents)
+    name = f"{layer.__name__[3:]}'s layers, Transformer"
+    errors = [relative_error(ours[n], theirs[n]) for n in ours]
+    LARGEST[name] = max(LARGEST.get(name, 0.0), *errors)
+    assert_same(ours, theirs)
