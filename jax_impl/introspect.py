@@ -1,0 +1,298 @@
+"""What a model computes on the way to a prediction, array by array, and the gradient of each.
+
+The forward pass once more, on `recurrent.py`, with every gate, state and weight by its name in
+`spec/introspection.py`. To each a nudge of 0 is added: the gradient by a nudge is the gradient by
+the array it is added to, through all that follows from it.
+
+Dimensions: B batch, T time, D input features, H hidden units, F features of an encoder output,
+G features that the head reads, O outputs.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.nn import relu, sigmoid, softmax, tanh
+from jaxtyping import Bool, Float, Int
+
+from jax_impl.arrays import from_numpy, to_numpy
+from jax_impl.encoder import embedding, encoder_layer, layer_norm
+from jax_impl.models import last_layer
+from jax_impl.recurrent import real_steps, run_layers, unroll, zero_state
+from jax_impl.training import TrainState, apply, put
+from spec.batch import Batch
+from spec.config import ModelConfig
+from spec.introspection import (
+    STEPS,
+    Attending,
+    Attribution,
+    array_shapes,
+    integrate,
+    layer_names,
+    which_output,
+)
+
+
+def open_rnn(config, weights, x, state, nudge):
+    """Advance `rnn_cell` by one step and show it, nudged."""
+    (h,) = state
+    from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
+    from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
+    h = {"tanh": tanh, "relu": relu}[config.nonlinearity](from_input + from_hidden) + nudge.h
+    return STEPS["rnn"](h)
+
+
+def open_gru(config, weights, x, state, nudge):
+    """Advance `gru_cell` by one step and show its gates, nudged."""
+    (h,) = state
+    H = config.hidden_size
+    from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
+    from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
+    i_r, i_z, i_n = jnp.split(from_input, 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(from_hidden, 3, axis=-1)
+    r, z = sigmoid(i_r + h_r) + nudge.r, sigmoid(i_z + h_z) + nudge.z
+    if config.reset_after:
+        h_n = r * h_n
+    else:
+        h_n = (r * h) @ weights["weight_hh"][2 * H :].T + weights["bias_hh"][2 * H :]
+    n = tanh(i_n + h_n) + nudge.n
+    h = (1 - z) * n + z * h + nudge.h
+    return STEPS["gru"](r, z, n, h)
+
+
+def open_lstm(config, weights, x, state, nudge):
+    """Advance `lstm_cell` by one step and show its gates, nudged."""
+    h, c = state
+    from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
+    from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
+    i, f, g, o = jnp.split(from_input + from_hidden, 4, axis=-1)
+    i, f, o = sigmoid(i) + nudge.i, sigmoid(f) + nudge.f, sigmoid(o) + nudge.o
+    g = tanh(g) + nudge.g
+    c = f * c + i * g + nudge.c
+    h = o * tanh(c) + nudge.h
+    return STEPS["lstm"](i, f, g, o, h, c)
+
+
+CELLS = {"rnn": open_rnn, "gru": open_gru, "lstm": open_lstm}
+
+
+def open_layers(
+    config: ModelConfig,
+    params: Mapping[str, Array],
+    nudges: Mapping[str, Array],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None,
+) -> tuple[Float[Array, "B T F"], Float[Array, "L B H"], dict[str, Array]]:
+    """Run the recurrent layers; return outputs, last hidden states and every array by name."""
+    layers, found = iter(layer_names(config)), {}
+    cell, names = CELLS[config.cell], STEPS[config.cell]._fields
+
+    def unroll_cell(weights, inputs, valid, first, reverse):
+        layer, D = next(layers), inputs.shape[-1]
+        nudge = [nudges[f"{layer}.{name}"] for name in names]
+
+        def step(given, shown):
+            state = jnp.split(shown[0], len(names), axis=-1)[-len(first) :]
+            nudge = STEPS[config.cell](*jnp.split(given[:, D:], len(names), axis=-1))
+            return (jnp.concatenate(cell(config, weights, given[:, :D], state, nudge), axis=-1),)
+
+        # Nudges come in beside the inputs and gates go out beside the state, so that time,
+        # directions and padding are `unroll`'s alone.
+        given = jnp.concatenate([inputs, *nudge], axis=-1)
+        gates = [jnp.zeros_like(first[0])] * (len(names) - len(first))
+        outputs, (last,) = unroll(
+            step, given, valid, (jnp.concatenate([*gates, *first], axis=-1),), reverse
+        )
+        shown = jnp.split(outputs, len(names), axis=-1)
+        found.update({f"{layer}.{n}": array for n, array in zip(names, shown, strict=True)})
+        state = jnp.split(last, len(names), axis=-1)[-len(first) :]
+        return found[f"{layer}.h"], state
+
+    states = 2 if config.cell == "lstm" else 1
+    first = (zero_state(params, inputs),) * states
+    outputs, (h, *_) = run_layers(unroll_cell, params, inputs, lengths, first, None, 0.0)
+    return outputs, h, found
+
+
+def open_attention(
+    params: Mapping[str, Array],
+    query: Float[Array, "B Q"],
+    keys: Float[Array, "B S K"],
+    valid: Bool[Array, "B S"],
+    nudge: Attending,
+) -> Attending:
+    """Weigh positions as `additive_attention` does and show the scores, 0 where not `valid`."""
+    from_query = query @ params["W_a"].T
+    from_keys = keys @ params["U_a"].T
+    scores = tanh(from_query[:, None] + from_keys) @ params["v_a"] + nudge.scores
+    masked = jnp.where(valid, scores, jnp.finfo(scores.dtype).min)
+    weights = jnp.where(valid, softmax(masked, axis=-1) + nudge.weights, 0.0)
+    context = (weights[:, None] @ keys)[:, 0] + nudge.context
+    return Attending(jnp.where(valid, scores, 0.0), weights, context)
+
+
+def open_dot_product(
+    nudge: tuple[Float[Array, "B N T T"], Float[Array, "B N T T"]],
+    query: Float[Array, "B N T K"],
+    key: Float[Array, "B N T K"],
+    mask: Bool[Array, "B 1 #T T"],
+) -> tuple[Float[Array, "B N T T"], Float[Array, "B N T T"]]:
+    """Return scores and weights of `dot_product_attention`, 0 where not `mask`."""
+    scores = query @ key.swapaxes(-1, -2) * key.shape[-1] ** -0.5 + nudge[0]
+    masked = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
+    weights = jnp.where(mask, softmax(masked, axis=-1) + nudge[1], 0.0)
+    return jnp.where(mask, scores, 0.0), weights
+
+
+def open_encoder(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Any]],
+    nudges: Mapping[str, Array],
+    inputs: Float[Array, "B T D"],
+    valid: Bool[Array, "B T"],
+) -> tuple[Float[Array, "B T H"], dict[str, Array]]:
+    """Run a Transformer's layers; return what they encode and every array by name."""
+    own, T = params["transformer"], inputs.shape[1]
+    real, mask = valid[..., None], valid[:, None, None]
+    if config.causal:
+        mask = mask & jnp.tri(T, dtype=bool)
+    x = jnp.where(real, embedding(params["embedding"], inputs), 0.0)
+    x = x + nudges["transformer.embedded"]
+    found = {"transformer.embedded": x}
+    for n, name in enumerate(layer_names(config)):
+
+        def attend(query, key, value, mask, keep, rate, name=name):
+            nudge = nudges[f"{name}.scores"], nudges[f"{name}.weights"]
+            shown = open_dot_product(nudge, query, key, mask)
+            for part, array in zip(("scores", "weights"), shown, strict=True):
+                found[f"{name}.{part}"] = jnp.where(valid[:, None, :, None], array, 0.0)
+            return shown[1] @ value
+
+        x = encoder_layer(
+            own["layers"][str(n)],
+            x,
+            mask,
+            num_heads=config.num_heads,
+            activation=config.activation,
+            norm_first=config.norm_first,
+            attend=attend,
+        )
+        x = x + nudges[f"{name}.residual"]
+        found[f"{name}.residual"] = jnp.where(real, x, 0.0)
+    x = layer_norm(own["norm"], x) if config.norm_first else x
+    encoded = jnp.where(real, x + nudges["transformer.encoded"], 0.0)
+    return encoded, found | {"transformer.encoded": encoded}
+
+
+def forward(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Any]],
+    nudges: Mapping[str, Array],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None,
+) -> dict[str, Array]:
+    """Run the whole model without dropout; return every array of `array_shapes` by name."""
+    B, T, _ = inputs.shape
+    lengths = jnp.full(B, T) if lengths is None else lengths
+    valid = real_steps(lengths, T)
+    inputs = jnp.where(valid[..., None], inputs, 0.0) + nudges["inputs"]
+    if config.recurrent:
+        outputs, h, found = open_layers(config, params[config.cell], nudges, inputs, lengths)
+        features = last_layer(config, h)
+    else:
+        outputs, found = open_encoder(config, params, nudges, inputs, valid)
+        features = outputs[jnp.arange(B), lengths - 1]
+        if config.pooling == "mean":
+            features = outputs.sum(axis=1) / lengths[:, None]
+    if config.attends:
+        nudge = Attending(*(nudges[f"attention.{name}"] for name in Attending._fields))
+        attending = open_attention(params["attention"], features, outputs, valid, nudge)
+        found |= {f"attention.{name}": array for name, array in attending._asdict().items()}
+        both = [attending.context, features] if config.recurrent else [attending.context]
+        features = jnp.concatenate(both, axis=-1)
+    features = features + nudges["head.features"]
+    head = params["head"]
+    predictions = features @ head["weight"].T + head["bias"] + nudges["predictions"]
+    return {"inputs": inputs, **found, "head.features": features, "predictions": predictions}
+
+
+def introspect(
+    state: TrainState, batch: Batch, output: int | np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return what one forward pass computes, and on demand the gradient of each array.
+
+    Args:
+      state: of `init_state`.
+      batch: sequences; what stands past an end is ignored, NaN included. Nothing is dropped.
+      output: index of the output to differentiate, or one for each row [B]; None for no gradients.
+
+    Returns:
+      every array of `spec.introspection.array_shapes` by its name, 0 past each end; with `output`
+      also `d <name>`: d predictions[b, output] / d array[b], each row's own.
+
+    Raises:
+      ValueError: the model has no such output.
+    """
+    arrays = put(Batch(batch.inputs, batch.lengths), state.execution)
+    inputs, lengths = arrays["inputs"], arrays.get("lengths")
+    B, T, _ = inputs.shape
+    shapes = array_shapes(state.config, B, T)
+    nudges = {name: jnp.zeros(shape, inputs.dtype) for name, shape in shapes.items()}
+    given = state.config, state.params, nudges, inputs, lengths
+    if output is None:
+        values, gradients = _forward(*given), {}
+    else:
+        which = from_numpy(which_output(state.config, output, B), state.execution)
+        gradients, values = _forward_and_back(*given, which)
+    found = {name: to_numpy(values[name]) for name in shapes}
+    return found | {f"d {name}": to_numpy(gradients[name]) for name in shapes if gradients}
+
+
+_forward = jax.jit(forward, static_argnums=0)
+
+
+@partial(jax.jit, static_argnums=0)
+def _forward_and_back(config, params, nudges, inputs, lengths, which):
+    def total(nudges):
+        values = forward(config, params, nudges, inputs, lengths)
+        return jnp.take_along_axis(values["predictions"], which[:, None], axis=1).sum(), values
+
+    return jax.grad(total, has_aux=True)(nudges)
+
+
+def explained(state: TrainState, output: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions[b, output[b]] [B] and its derivative by inputs[b] [B, T, D].
+
+    On the run's own layers, be they fast or readable.
+    """
+    arrays = put(Batch(batch.inputs, batch.lengths), state.execution)
+    which = from_numpy(output, state.execution)
+    picked, gradient = _explained(state.config, state.execution, state.params, arrays, which)
+    return to_numpy(picked), to_numpy(gradient)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _explained(config, execution, params, arrays, which):
+    def total(inputs):
+        output = apply(config, execution, params, {**arrays, "inputs": inputs})
+        picked = jnp.take_along_axis(output.predictions, which[:, None], axis=1)[:, 0]
+        return picked.sum(), picked
+
+    gradient, picked = jax.grad(total, has_aux=True)(arrays["inputs"])
+    return picked, gradient
+
+
+def integrated_gradients(state: TrainState, batch: Batch, output: int | np.ndarray) -> Attribution:
+    """Share out among the inputs what sets an output apart from that of the baseline, 0.
+
+    See `spec.introspection.integrate`; `output` as for `introspect`.
+
+    Raises:
+      ValueError: the model has no such output.
+    """
+    which = which_output(state.config, output, len(batch.inputs))
+    return integrate(partial(explained, state, which), batch)

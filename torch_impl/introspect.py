@@ -1,0 +1,263 @@
+"""What a model computes on the way to a prediction, array by array, and the gradient of each.
+
+The forward pass once more, on `recurrent.py`, with every gate, state and weight by its name in
+`spec/introspection.py`. To each a nudge of 0 is added: the gradient by a nudge is the gradient by
+the array it is added to, through all that follows from it.
+
+Dimensions: B batch, T time, D input features, H hidden units, F features of an encoder output,
+G features that the head reads, O outputs.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn, relu, sigmoid, softmax, tanh
+
+from spec.batch import Batch
+from spec.config import ModelConfig
+from spec.introspection import (
+    STEPS,
+    Attending,
+    Attribution,
+    array_shapes,
+    integrate,
+    layer_names,
+    which_output,
+)
+from torch_impl.arrays import from_numpy, to_numpy
+from torch_impl.models import last_layer
+from torch_impl.recurrent import real_steps, run_layers, unroll, zero_state
+from torch_impl.training import TrainState, apply, put
+
+
+def open_rnn(config, weights, x, state, nudge):
+    """Advance `RNNCell` by one step and show it, nudged."""
+    (h,) = state
+    from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
+    from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
+    h = {"tanh": tanh, "relu": relu}[config.nonlinearity](from_input + from_hidden) + nudge.h
+    return STEPS["rnn"](h)
+
+
+def open_gru(config, weights, x, state, nudge):
+    """Advance `GRUCell` by one step and show its gates, nudged."""
+    (h,) = state
+    H = config.hidden_size
+    from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
+    from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
+    i_r, i_z, i_n = torch.chunk(from_input, 3, dim=-1)
+    h_r, h_z, h_n = torch.chunk(from_hidden, 3, dim=-1)
+    r, z = sigmoid(i_r + h_r) + nudge.r, sigmoid(i_z + h_z) + nudge.z
+    if config.reset_after:
+        h_n = r * h_n
+    else:
+        h_n = (r * h) @ weights["weight_hh"][2 * H :].T + weights["bias_hh"][2 * H :]
+    n = tanh(i_n + h_n) + nudge.n
+    h = (1 - z) * n + z * h + nudge.h
+    return STEPS["gru"](r, z, n, h)
+
+
+def open_lstm(config, weights, x, state, nudge):
+    """Advance `LSTMCell` by one step and show its gates, nudged."""
+    h, c = state
+    from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
+    from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
+    i, f, g, o = torch.chunk(from_input + from_hidden, 4, dim=-1)
+    i, f, o = sigmoid(i) + nudge.i, sigmoid(f) + nudge.f, sigmoid(o) + nudge.o
+    g = tanh(g) + nudge.g
+    c = f * c + i * g + nudge.c
+    h = o * tanh(c) + nudge.h
+    return STEPS["lstm"](i, f, g, o, h, c)
+
+
+CELLS = {"rnn": open_rnn, "gru": open_gru, "lstm": open_lstm}
+
+
+def open_layers(
+    config: ModelConfig,
+    params: Mapping[str, Tensor],
+    nudges: Mapping[str, Tensor],
+    inputs: Float[Tensor, "B T D"],
+    lengths: Int[Tensor, " B"] | None,
+) -> tuple[Float[Tensor, "B T F"], Float[Tensor, "L B H"], dict[str, Tensor]]:
+    """Run the recurrent layers; return outputs, last hidden states and every array by name."""
+    layers, found = iter(layer_names(config)), {}
+    cell, names = CELLS[config.cell], STEPS[config.cell]._fields
+
+    def unroll_cell(weights, inputs, valid, first, reverse):
+        layer, D = next(layers), inputs.shape[-1]
+        nudge = [nudges[f"{layer}.{name}"] for name in names]
+
+        def step(given, shown):
+            state = torch.chunk(shown[0], len(names), dim=-1)[-len(first) :]
+            nudge = STEPS[config.cell](*torch.chunk(given[:, D:], len(names), dim=-1))
+            return (torch.cat(cell(config, weights, given[:, :D], state, nudge), dim=-1),)
+
+        # Nudges come in beside the inputs and gates go out beside the state, so that time,
+        # directions and padding are `unroll`'s alone.
+        given = torch.cat([inputs, *nudge], dim=-1)
+        gates = [torch.zeros_like(first[0])] * (len(names) - len(first))
+        outputs, (last,) = unroll(
+            step, given, valid, (torch.cat([*gates, *first], dim=-1),), reverse
+        )
+        shown = torch.chunk(outputs, len(names), dim=-1)
+        found.update({f"{layer}.{n}": array for n, array in zip(names, shown, strict=True)})
+        state = torch.chunk(last, len(names), dim=-1)[-len(first) :]
+        return found[f"{layer}.h"], state
+
+    states = 2 if config.cell == "lstm" else 1
+    first = (zero_state(params, inputs),) * states
+    outputs, (h, *_) = run_layers(unroll_cell, params, inputs, lengths, first, None, 0.0)
+    return outputs, h, found
+
+
+def open_attention(
+    params: Mapping[str, Tensor],
+    query: Float[Tensor, "B Q"],
+    keys: Float[Tensor, "B S K"],
+    valid: Bool[Tensor, "B S"],
+    nudge: Attending,
+) -> Attending:
+    """Weigh positions as `AdditiveAttention` does and show the scores, 0 where not `valid`."""
+    from_query = query @ params["W_a"].T
+    from_keys = keys @ params["U_a"].T
+    scores = tanh(from_query[:, None] + from_keys) @ params["v_a"] + nudge.scores
+    masked = torch.where(valid, scores, torch.finfo(scores.dtype).min)
+    weights = torch.where(valid, softmax(masked, dim=-1) + nudge.weights, 0.0)
+    context = (weights[:, None] @ keys)[:, 0] + nudge.context
+    return Attending(torch.where(valid, scores, 0.0), weights, context)
+
+
+def open_dot_product(
+    nudge: tuple[Float[Tensor, "B N T T"], Float[Tensor, "B N T T"]],
+    query: Float[Tensor, "B N T K"],
+    key: Float[Tensor, "B N T K"],
+    mask: Bool[Tensor, "B 1 #T T"],
+) -> tuple[Float[Tensor, "B N T T"], Float[Tensor, "B N T T"]]:
+    """Return scores and weights of `dot_product_attention`, 0 where not `mask`."""
+    scores = query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5 + nudge[0]
+    masked = torch.where(mask, scores, torch.finfo(scores.dtype).min)
+    weights = torch.where(mask, softmax(masked, dim=-1) + nudge[1], 0.0)
+    return torch.where(mask, scores, 0.0), weights
+
+
+def open_encoder(
+    model: nn.Module,
+    nudges: Mapping[str, Tensor],
+    inputs: Float[Tensor, "B T D"],
+    valid: Bool[Tensor, "B T"],
+) -> tuple[Float[Tensor, "B T H"], dict[str, Tensor]]:
+    """Run a Transformer's layers; return what they encode and every array by name."""
+    config, T = model.config, inputs.shape[1]
+    real, mask = valid[..., None], valid[:, None, None]
+    if config.causal:
+        mask = mask & torch.ones(T, T, dtype=torch.bool, device=inputs.device).tril()
+    x = torch.where(real, model.embedding(inputs), 0.0) + nudges["transformer.embedded"]
+    found = {"transformer.embedded": x}
+    for n, name in enumerate(layer_names(config)):
+
+        def attend(query, key, value, mask, keep, rate, name=name):
+            nudge = nudges[f"{name}.scores"], nudges[f"{name}.weights"]
+            shown = open_dot_product(nudge, query, key, mask)
+            for part, array in zip(("scores", "weights"), shown, strict=True):
+                found[f"{name}.{part}"] = torch.where(valid[:, None, :, None], array, 0.0)
+            return shown[1] @ value
+
+        x = model.transformer.layers[n](x, mask, None, attend) + nudges[f"{name}.residual"]
+        found[f"{name}.residual"] = torch.where(real, x, 0.0)
+    x = model.transformer.norm(x) if config.norm_first else x
+    encoded = torch.where(real, x + nudges["transformer.encoded"], 0.0)
+    return encoded, found | {"transformer.encoded": encoded}
+
+
+def forward(
+    model: nn.Module,
+    nudges: Mapping[str, Tensor],
+    inputs: Float[Tensor, "B T D"],
+    lengths: Int[Tensor, " B"] | None,
+) -> dict[str, Tensor]:
+    """Run the whole model without dropout; return every array of `array_shapes` by name."""
+    config, (B, T, _) = model.config, inputs.shape
+    lengths = torch.full((B,), T, device=inputs.device) if lengths is None else lengths
+    valid = real_steps(lengths, T)
+    inputs = torch.where(valid[..., None], inputs, 0.0) + nudges["inputs"]
+    if config.recurrent:
+        params = dict(getattr(model, config.cell).named_parameters())
+        outputs, h, found = open_layers(config, params, nudges, inputs, lengths)
+        features = last_layer(config, h)
+    else:
+        outputs, found = open_encoder(model, nudges, inputs, valid)
+        features = outputs[torch.arange(B, device=inputs.device), lengths - 1]
+        if config.pooling == "mean":
+            features = outputs.sum(dim=1) / lengths[:, None]
+    if config.attends:
+        nudge = Attending(*(nudges[f"attention.{name}"] for name in Attending._fields))
+        params = dict(model.attention.named_parameters())
+        attending = open_attention(params, features, outputs, valid, nudge)
+        found |= {f"attention.{name}": array for name, array in attending._asdict().items()}
+        both = [attending.context, features] if config.recurrent else [attending.context]
+        features = torch.cat(both, dim=-1)
+    features = features + nudges["head.features"]
+    predictions = features @ model.head.weight.T + model.head.bias + nudges["predictions"]
+    return {"inputs": inputs, **found, "head.features": features, "predictions": predictions}
+
+
+def introspect(
+    state: TrainState, batch: Batch, output: int | np.ndarray | None = None
+) -> dict[str, np.ndarray]:
+    """Return what one forward pass computes, and on demand the gradient of each array.
+
+    Args:
+      state: of `init_state`.
+      batch: sequences; what stands past an end is ignored, NaN included. Nothing is dropped.
+      output: index of the output to differentiate, or one for each row [B]; None for no gradients.
+
+    Returns:
+      every array of `spec.introspection.array_shapes` by its name, 0 past each end; with `output`
+      also `d <name>`: d predictions[b, output] / d array[b], each row's own.
+
+    Raises:
+      ValueError: the model has no such output.
+    """
+    arrays = put(Batch(batch.inputs, batch.lengths), state.execution)
+    inputs, lengths = arrays["inputs"], arrays.get("lengths")
+    B, T, _ = inputs.shape
+    shapes = array_shapes(state.config, B, T)
+    nudges = {name: inputs.new_zeros(shape).requires_grad_() for name, shape in shapes.items()}
+    with torch.set_grad_enabled(output is not None):
+        values = forward(state.model, nudges, inputs, lengths)
+    found = {name: to_numpy(values[name]) for name in shapes}
+    if output is not None:
+        which = from_numpy(which_output(state.config, output, B), state.execution)
+        picked = values["predictions"].gather(1, which[:, None])
+        gradients = torch.autograd.grad(picked.sum(), list(nudges.values()))
+        found |= {f"d {n}": to_numpy(d) for n, d in zip(shapes, gradients, strict=True)}
+    return found
+
+
+def explained(state: TrainState, output: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    """Return predictions[b, output[b]] [B] and its derivative by inputs[b] [B, T, D].
+
+    On the run's own layers, be they fast or readable.
+    """
+    arrays = put(Batch(batch.inputs, batch.lengths), state.execution)
+    arrays["inputs"].requires_grad_()
+    which = from_numpy(output, state.execution)
+    picked = apply(state, arrays).predictions.gather(1, which[:, None])[:, 0]
+    (gradient,) = torch.autograd.grad(picked.sum(), arrays["inputs"])
+    return to_numpy(picked), to_numpy(gradient)
+
+
+def integrated_gradients(state: TrainState, batch: Batch, output: int | np.ndarray) -> Attribution:
+    """Share out among the inputs what sets an output apart from that of the baseline, 0.
+
+    See `spec.introspection.integrate`; `output` as for `introspect`.
+
+    Raises:
+      ValueError: the model has no such output.
+    """
+    which = which_output(state.config, output, len(batch.inputs))
+    return integrate(partial(explained, state, which), batch)
