@@ -39,7 +39,7 @@ def test_folder_imports_only_what_it_may(folder):
         assert imported(path) <= ALLOWED[folder], path
 
 
-@pytest.mark.parametrize("command", ["train.py", "predict.py"])
+@pytest.mark.parametrize("command", ["train.py", "predict.py", "inspect_model.py"])
 def test_commands_import_no_framework(command):
     assert imported(ROOT / command) <= COMMANDS
 

@@ -167,15 +167,26 @@ def number(value: float | None) -> str:
 
 def figure(drawn: Figure, caption: str) -> str:
     """Put a figure into the page as SVG."""
-    file, caption = io.StringIO(), " ".join(caption.split())
-    with matplotlib.rc_context({"svg.hashsalt": caption}):
+    caption = " ".join(caption.split())
+    return inline(svg_of(drawn, caption), caption)
+
+
+def svg_of(drawn: Figure, salt: str) -> str:
+    """Draw as SVG; equal figures with equal salt give equal text, others no name twice."""
+    file = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": salt}):
         drawn.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
+    return file.getvalue()
+
+
+def inline(svg: str, caption: str) -> str:
+    """Strip an SVG file of what a page needs not, and write the caption below."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
-    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+    below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
+    return f"<figure>{svg}{below}</figure>"
 
 
 def panels(count: int, height: float, rows: int = 1) -> tuple[Figure, Iterable]:

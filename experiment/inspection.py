@@ -1,0 +1,235 @@
+"""What a trained model computes on a few sequences, and what its predictions rest on.
+
+Dimensions: B sequences, T time, D input features.
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from data.dataset import Meaning, described, truth_of
+from data.header import shown
+from data.sequences import Sequences, read_sequences
+from experiment import atomic, checkpoint, metrics
+from experiment.checkpoint import model_config
+from experiment.config import PredictConfig, RunConfig
+from experiment.predictions import weights_of
+from experiment.run_directory import checkpoint_at
+from spec import __version__
+from spec.backend import load_backend
+from spec.batch import Batch
+from spec.config import Execution, ModelConfig, OptimizerConfig
+from spec.errors import ConfigError, OutputError
+from spec.introspection import Attribution, saliency
+from spec.options import nearest, option, subset, validate
+from spec.tensors import encode
+
+UNKNOWN = "unknown"
+
+
+def as_in_prediction(name: str) -> Field:
+    """Declare an option as `PredictConfig` does."""
+    declared = PredictConfig.__dataclass_fields__[name]
+    return field(default=declared.default, metadata=declared.metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectConfig:
+    """Inspection"""
+
+    checkpoint: str | None = as_in_prediction("checkpoint")
+    data_path: str | None = option(None, "file to look at, in the form of the training data")
+    rows: int = option(3, "sequences, from the first", "a whole number >= 1", lambda n: n >= 1)
+    explain: str | None = option(
+        None, "target or class to explain; none: the first target, each row's predicted class"
+    )
+    backend: Literal["torch", "jax"] | None = as_in_prediction("backend")
+    out: str | None = option(None, "directory to make and write to")
+    device: str = as_in_prediction("device")
+    threads: int | None = as_in_prediction("threads")
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for name in ("checkpoint", "data_path", "out"):
+            if not getattr(self, name):
+                raise ConfigError(f"--{name}: is required")
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+      run: the training run's options.
+      model: what was run.
+      meaning: of inputs and outputs.
+      backend: what it was run in.
+      source: data file, and what was understood of it, a line each.
+      lines: where each sequence stands in the file, from 1 [B].
+      lengths: real steps of each sequence [B].
+      readings: in the unit of the data [B, T, D]; NaN past an end and where one is missing.
+      explained: index of the output that is explained, of each sequence [B].
+      truth: numbers [n, O] or class indices [n] of the first n <= B sequences; None if unknown.
+      arrays: as `introspect` returns them with gradients, `saliency`, `integrated gradients`.
+      attribution: integrated gradients with their ends.
+      params: parameters by name.
+    """
+
+    run: RunConfig
+    model: ModelConfig
+    meaning: Meaning
+    backend: str
+    source: list[str]
+    lines: np.ndarray
+    lengths: np.ndarray
+    readings: np.ndarray
+    explained: np.ndarray
+    truth: np.ndarray | None
+    arrays: Mapping[str, np.ndarray]
+    attribution: Attribution
+    params: Mapping[str, np.ndarray]
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Name the model's outputs."""
+        return self.meaning.classes or self.meaning.layout.targets
+
+    def summary(self) -> list[dict[str, str]]:
+        """Say of each sequence where it stands, what was predicted and what is true."""
+        found = []
+        for b, outputs in enumerate(self.arrays["predictions"]):
+            row = {"line": f"{self.lines[b]}", "steps": f"{self.lengths[b]}"}
+            if classes := self.meaning.classes:
+                chances = metrics.softmax(outputs[None])[0]
+                row["prediction"] = classes[chances.argmax()]
+                row["probability"] = f"{chances.max():.3f}"
+            else:
+                numbers = self.meaning.scaling.restore(outputs)
+                row["prediction"] = " / ".join(f"{value:.5g}" for value in numbers)
+            if self.truth is not None:
+                row["truth"] = UNKNOWN
+                if b < len(self.truth):
+                    values = np.atleast_1d(self.truth[b])
+                    row["truth"] = " / ".join(classes[v] if classes else f"{v:.5g}" for v in values)
+            found.append(row | {"explained": self.outputs[self.explained[b]]})
+        return found
+
+
+def inspect(config: InspectConfig) -> Inspection:
+    """Run a checkpoint on the first sequences of a file and keep everything.
+
+    Raises:
+      CheckpointError, DataError: either cannot be used.
+      ConfigError: --rows or --explain asks for what there is not.
+    """
+    stored = checkpoint.load(checkpoint_at(Path(config.checkpoint)))
+    meaning, run = stored.meaning, stored.config
+    sequences = read_sequences(config.data_path, run, meaning.layout, need_targets=False)
+    if config.rows > len(sequences):
+        raise ConfigError(
+            f"--rows {config.rows}: {config.data_path} has {len(sequences)} sequences; "
+            "ask for no more"
+        )
+    model, name = model_config(run, meaning), config.backend or run.backend
+    wanted = chosen_output(config, meaning)
+    batch = first_rows(sequences, config.rows, meaning, run.dtype)
+    model.check_length(batch.inputs.shape[1])
+    backend = load_backend(name)
+    tools = import_module(f"{name}_impl.introspect")
+    execution = Execution(
+        **subset(Execution, run) | {"device": config.device, "threads": config.threads}
+    )
+    params = weights_of(stored)
+    state = backend.init_state(model, OptimizerConfig(), execution, params)
+    explained = np.full(config.rows, wanted or 0)
+    if wanted is None and meaning.classes:
+        explained = backend.predict(state, batch).outputs.argmax(axis=1)
+    arrays = tools.introspect(state, batch, explained)
+    attribution = tools.integrated_gradients(state, batch, explained)
+    arrays |= {"saliency": saliency(arrays), "integrated gradients": attribution.shares}
+    B, T, _ = batch.inputs.shape
+    known = truth_of(sequences, meaning.classes)[:B] if sequences.targets else None
+    return Inspection(
+        run,
+        model,
+        meaning,
+        name,
+        [f"{config.data_path}: {described(sequences)}", *sequences.notes],
+        sequences.lines[:B],
+        sequences.lengths[:B],
+        sequences.inputs[:B, :T],
+        explained,
+        known,
+        arrays,
+        attribution,
+        params,
+    )
+
+
+def first_rows(sequences: Sequences, rows: int, meaning: Meaning, dtype: str) -> Batch:
+    """Return the first sequences, scaled, as long as the longest of them."""
+    inputs, lengths = sequences.scaled(meaning.scaling, dtype)[:rows], sequences.lengths[:rows]
+    return Batch(np.ascontiguousarray(inputs[:, : lengths.max()]), lengths)
+
+
+def chosen_output(config: InspectConfig, meaning: Meaning) -> int | None:
+    """Return the index of the output that --explain names; None where it is left out.
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    if config.explain is None:
+        return None
+    names = meaning.classes or meaning.layout.targets
+    if config.explain not in names:
+        kind = "class" if meaning.classes else "target"
+        raise ConfigError(
+            f"--explain {config.explain}: no such {kind}{nearest(config.explain, names)}; "
+            f"there are {shown(names)}"
+        )
+    return names.index(config.explain)
+
+
+def as_tensors(found: Inspection) -> bytes:
+    """Serialise every array behind the figures, with lengths and lines, as safetensors."""
+    rows = {"lengths": found.lengths, "lines": found.lines, "explained": found.explained}
+    ends = {name: getattr(found.attribution, name) for name in ("prediction", "baseline")}
+    arrays = {name: np.asarray(array, np.int64) for name, array in rows.items()}
+    return encode({**found.arrays, **arrays, **ends, "readings": found.readings}, {})
+
+
+def versions(backend: str) -> dict[str, str]:
+    """Return the versions of what the numbers depend on."""
+    packages = {"torch": ("torch",), "jax": ("jax", "jaxlib")}[backend]
+    found = {"seqduet": __version__, "python": platform.python_version()}
+    return found | {name: version(name) for name in (*packages, "numpy", "matplotlib")}
+
+
+def check_new(directory: Path) -> None:
+    """Raise where a directory exists, or cannot be made, before any work is done."""
+    if os.path.lexists(directory):
+        raise ConfigError(f"--out {directory}: exists; name a new directory")
+    above = next(path for path in directory.absolute().parents if os.path.lexists(path))
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise OutputError(f"--out {directory}: cannot be made: {above} is no writable directory")
+
+
+def write(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Make a directory and write files to it.
+
+    Raises:
+      OutputError: it cannot be made, or a file not be written.
+    """
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(f"{directory}: cannot be made: {error.strerror}") from None
+    for name, content in files.items():
+        atomic.write(directory / name, content)
