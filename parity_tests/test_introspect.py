@@ -37,7 +37,6 @@ CASES = [
     Case("rnn", nonlinearity="relu", **DEEP),
     Case("gru"),
     Case("gru", reset_after=False, **DEEP),
-    Case("lstm"),
     Case("lstm", **DEEP),
     Case("gru_attention", **DEEP),
     Case("lstm_attention", bidirectional=True),
@@ -199,7 +198,7 @@ def derivative_in_transformer(
     return found
 
 
-@every(CASES[-1:])
+@every([Case("transformer", layers=2, ragged=True, causal=True, pooling="last")])
 def test_gradients_in_a_transformer_are_the_derivatives(case, monkeypatch):
     found = arrays("torch", case)
     for layer, place in enumerate(layer_names(case.config)):
@@ -288,7 +287,7 @@ def test_integrated_gradients_find_a_jump_on_the_way():
     np.testing.assert_allclose(found.shares[:, :, 0], [[0, x] for x in expected], rtol=TOLERANCE)
 
 
-@every(CASES[9:10])
+@every([Case("lstm_attention", layers=2, ragged=True, task="classification")])
 def test_saliency_is_the_size_of_the_gradient_of_the_runs_own_layers(case):
     for side, (_, module) in BACKENDS.items():
         state = state_of(side, case, fast=True)
