@@ -3,14 +3,15 @@
     python -m parity_tests.mutants                        every file below; takes an hour
     python -m parity_tests.mutants --only losses          the files whose path holds this text
 
-Each file is mutated in a copy of its own. Survivors that `EQUIVALENT` explains are no gap in the
-tests; any other is shown with its change, and the exit code is 1 if they are more than 5 %.
+Each file is mutated in a copy of its own. Mutants that `EQUIVALENT` explains compute the same and
+are not run; one that survives is shown with its change, and the exit code is 1 if they are more
+than 5 % of the others.
 """
 
 import argparse
+import difflib
 import os
 import shlex
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,11 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator
+from cosmic_ray.work_db import WorkDB, use_db
+from cosmic_ray.work_item import WorkerOutcome, WorkResult
+
 from parity_tests.faults import ROOT, copy_sources
 
 FILES = [
     f"{side}_impl/{name}.py"
-    for name in ("losses", "attention", "cells", "optimizers", "models", "recurrent", "fast")
+    for name in (
+        *("losses", "attention", "cells", "optimizers", "models", "recurrent", "encoder", "fast"),
+    )
     for side in ("torch", "jax")
 ]
 BAR = 0.95
@@ -110,7 +118,7 @@ exclude-operators = ["^core/(?!({kept})$)"]
 
 
 class Mutant(NamedTuple):
-    """One change of one line, and what the tests said: killed, survived or incompetent."""
+    """One change of one line: killed, survived, incompetent (killed by a crash) or equivalent."""
 
     source: str
     removed: str
@@ -126,7 +134,7 @@ def tests_of(source: str) -> list[str]:
 
 
 def mutate(source: str) -> list[Mutant]:
-    """Run the tests on every mutant of a file."""
+    """Run the tests on every mutant of a file that is not known to compute the same."""
     tools = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -134,18 +142,36 @@ def mutate(source: str) -> list[Mutant]:
         command = shlex.join([*PYTEST, *tests_of(source)])
         text = CONFIGURATION.format(source=source, command=command, kept="|".join(KEPT))
         (folder / "mutants.toml").write_text(text)
-        for tool in (
-            ["cosmic-ray", "init", "mutants.toml", "mutants.sqlite"],
-            ["cr-filter-operators", "mutants.sqlite", "mutants.toml"],
-            ["cosmic-ray", "exec", "mutants.toml", "mutants.sqlite"],
-        ):
-            command = [tools / tool[0], *tool[1:]]
+
+        def run(tool, *arguments):
+            command = [tools / tool, *arguments]
             subprocess.run(command, cwd=folder, env=QUIET, check=True, capture_output=True)
-        with sqlite3.connect(folder / "mutants.sqlite") as session:
-            rows = session.execute(
-                "select diff, test_outcome from work_results where worker_outcome = 'NORMAL'"
-            ).fetchall()
-    return [Mutant(source, *lines(diff), outcome.lower()) for diff, outcome in rows]
+
+        run("cosmic-ray", "init", "mutants.toml", "mutants.sqlite")
+        run("cr-filter-operators", "mutants.sqlite", "mutants.toml")
+        with use_db(folder / "mutants.sqlite") as session:
+            same = skip_equivalent(session, source)
+        run("cosmic-ray", "exec", "mutants.toml", "mutants.sqlite")
+        with use_db(folder / "mutants.sqlite") as session:
+            found = [result for _, result in session.results]
+    ran = [result for result in found if result.worker_outcome == WorkerOutcome.NORMAL]
+    return same + [Mutant(source, *lines(r.diff), r.test_outcome.value.lower()) for r in ran]
+
+
+def skip_equivalent(session: WorkDB, source: str) -> list[Mutant]:
+    """Take out of a session the mutants that `EQUIVALENT` explains, and return them."""
+    code, same = (ROOT / source).read_text(), []
+    for item in session.pending_work_items:
+        (mutation,) = item.mutations
+        operator = get_operator(mutation.operator_name)(**mutation.operator_args)
+        changed = mutate_code(code.encode(), operator, mutation.occurrence)
+        diff = difflib.unified_diff(code.splitlines(), changed.splitlines(), n=0, lineterm="")
+        mutant = Mutant(source, *lines("\n".join(diff)), "equivalent")
+        if why_equivalent(mutant):
+            skipped = WorkResult(worker_outcome=WorkerOutcome.SKIPPED, output="equivalent")
+            session.set_result(item.job_id, skipped)
+            same.append(mutant)
+    return same
 
 
 def why_equivalent(mutant: Mutant) -> str | None:
@@ -175,13 +201,13 @@ def main() -> int:
     total = killed = explained = 0
     with ThreadPoolExecutor(options.jobs) as pool:
         for source, mutants in zip(chosen, pool.map(mutate, chosen), strict=True):
-            alive = [m for m in mutants if m.outcome == "survived"]
-            gaps = [m for m in alive if why_equivalent(m) is None]
-            total, killed = total + len(mutants), killed + len(mutants) - len(alive)
-            explained += len(alive) - len(gaps)
+            gaps = [m for m in mutants if m.outcome == "survived"]
+            same = sum(m.outcome == "equivalent" for m in mutants)
+            dead = len(mutants) - same - len(gaps)
+            total, killed, explained = total + len(mutants), killed + dead, explained + same
             print(
-                f"{source}: {len(mutants)} mutants, {len(mutants) - len(alive)} killed, "
-                f"{len(alive) - len(gaps)} equivalent, {len(gaps)} survived",
+                f"{source}: {len(mutants)} mutants, {dead} killed, {same} equivalent, "
+                f"{len(gaps)} survived",
                 *(f"  - {m.removed}\n  + {m.added}" for m in gaps),
                 sep="\n",
                 flush=True,
