@@ -42,8 +42,9 @@ def unroll_kernel(kernel, weights, inputs, valid, state, reverse):
     """Run a kernel that knows no lengths; each last state is picked from the outputs."""
     (first,) = state
     inputs = reverse_in_time(inputs, valid) if reverse else inputs
+    train = torch.is_grad_enabled()  # which cuDNN demands for a way back
     outputs, last = kernel(
-        inputs, first[None], list(weights.values()), True, 1, 0.0, False, False, True
+        inputs, first[None], list(weights.values()), True, 1, 0.0, train, False, True
     )
     last = last[0]
     if valid is not None:
@@ -73,8 +74,9 @@ def unroll_lstm(weights, inputs, valid, state, reverse):
         inputs = torch.cat([inputs, (~valid)[..., None].to(inputs.dtype)], dim=-1)
         shut = weight_ih.new_tensor([-1e30, 1e30, 0.0, 0.0]).repeat_interleave(h.shape[1])
         weight_ih = torch.cat([weight_ih, shut[:, None]], dim=1)
+    train = torch.is_grad_enabled()  # which cuDNN demands for a way back
     outputs, last, c = torch.lstm(
-        inputs, (h[None], c[None]), [weight_ih, *others], True, 1, 0.0, False, False, True
+        inputs, (h[None], c[None]), [weight_ih, *others], True, 1, 0.0, train, False, True
     )
     last = last[0]
     if valid is not None:
