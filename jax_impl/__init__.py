@@ -1,6 +1,6 @@
 """The models in JAX: pure functions, and the functions of `spec.backend.Backend`."""
 
-from jax_impl.attention import additive_attention, multi_head_attention
+from jax_impl.attention import additive_attention, multi_head_attention, multiplicative_attention
 from jax_impl.cells import LSTMState, gru_cell, lstm_cell, rnn_cell
 from jax_impl.encoder import encoder_layer, transformer_encoder
 from jax_impl.models import (
@@ -25,6 +25,7 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "multi_head_attention",
+    "multiplicative_attention",
     "predict",
     "recurrent_model",
     "rnn",

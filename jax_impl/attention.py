@@ -20,6 +20,19 @@ class Attended(NamedTuple):
     weights: Float[Array, "B S"]
 
 
+def weigh(
+    scores: Float[Array, "B S"], keys: Float[Array, "B S K"], valid: Bool[Array, "B S"] | None
+) -> Attended:
+    """Turn scores into weights by a softmax, 0 where not `valid`, and average the keys by them."""
+    if valid is None:
+        weights = softmax(scores, axis=-1)
+    else:
+        scores = jnp.where(valid, scores, jnp.finfo(scores.dtype).min)
+        weights = jnp.where(valid, softmax(scores, axis=-1), 0.0)
+    context = (weights[:, None] @ keys)[:, 0]
+    return Attended(context, weights)
+
+
 def additive_attention(
     params: Mapping[str, Array],
     query: Float[Array, "B Q"],
@@ -36,16 +49,38 @@ def additive_attention(
 
     Source: Bahdanau, Cho & Bengio (2015), appendix A.1.2.
     """
-    if valid is None:
-        valid = jnp.ones(keys.shape[:2], dtype=bool)
-    keys = jnp.where(valid[..., None], keys, 0.0)
+    keys = keys if valid is None else jnp.where(valid[..., None], keys, 0.0)
     from_query = query @ params["W_a"].T
     from_keys = keys @ params["U_a"].T
     scores = tanh(from_query[:, None] + from_keys) @ params["v_a"]
-    scores = jnp.where(valid, scores, jnp.finfo(scores.dtype).min)
-    weights = jnp.where(valid, softmax(scores, axis=-1), 0.0)
-    context = (weights[:, None] @ keys)[:, 0]
-    return Attended(context, weights)
+    return weigh(scores, keys, valid)
+
+
+def multiplicative_attention(
+    params: Mapping[str, Array],
+    query: Float[Array, "B Q"],
+    keys: Float[Array, "B S K"],
+    valid: Bool[Array, "B S"] | None = None,
+    score: str = "general",
+) -> Attended:
+    """Weigh the positions of a sequence by their product with a query.
+
+        score_s = key_s . query                 "dot"
+        score_s = key_s . query / sqrt(K)       "scaled_dot"
+        score_s = key_s . W_a query             "general"
+        weights = softmax(score), context = sum_s weights_s key_s
+
+    Where `valid` is False a position has weight 0, and its key is ignored, NaN included; with no
+    valid position the weights and the context are 0.
+
+    Source: Luong, Pham & Manning (2015), section 3.1; Vaswani et al. (2017) for the scale.
+    """
+    keys = keys if valid is None else jnp.where(valid[..., None], keys, 0.0)
+    if score == "general":
+        query = query @ params["W_a"].T
+    scale = keys.shape[-1] ** -0.5 if score == "scaled_dot" else 1.0
+    scores = (keys @ query[..., None])[..., 0] * scale
+    return weigh(scores, keys, valid)
 
 
 def dot_product_attention(

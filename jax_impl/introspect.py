@@ -8,7 +8,7 @@ Dimensions: B batch, T time, D input features, H hidden units, F features of an 
 G features that the head reads, O outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,7 @@ from jax.nn import relu, sigmoid, softmax, tanh
 from jaxtyping import Bool, Float, Int
 
 from jax_impl.arrays import from_numpy, to_numpy
+from jax_impl.attention import multi_head_attention
 from jax_impl.encoder import embedding, encoder_layer, layer_norm
 from jax_impl.models import last_layer
 from jax_impl.recurrent import real_steps, run_layers, unroll, zero_state
@@ -119,16 +120,23 @@ def open_layers(
 
 
 def open_attention(
+    config: ModelConfig,
     params: Mapping[str, Array],
     query: Float[Array, "B Q"],
     keys: Float[Array, "B S K"],
     valid: Bool[Array, "B S"],
     nudge: Attending,
 ) -> Attending:
-    """Weigh positions as `additive_attention` does and show the scores, 0 where not `valid`."""
-    from_query = query @ params["W_a"].T
-    from_keys = keys @ params["U_a"].T
-    scores = tanh(from_query[:, None] + from_keys) @ params["v_a"] + nudge.scores
+    """Weigh positions as the model's attention does and show the scores, 0 where not `valid`."""
+    if config.score == "additive":
+        from_query = query @ params["W_a"].T
+        from_keys = keys @ params["U_a"].T
+        scores = tanh(from_query[:, None] + from_keys) @ params["v_a"]
+    else:
+        query = query @ params["W_a"].T if config.score == "general" else query
+        scale = keys.shape[-1] ** -0.5 if config.score == "scaled_dot" else 1.0
+        scores = (keys @ query[..., None])[..., 0] * scale
+    scores = scores + nudge.scores
     masked = jnp.where(valid, scores, jnp.finfo(scores.dtype).min)
     weights = jnp.where(valid, softmax(masked, axis=-1) + nudge.weights, 0.0)
     context = (weights[:, None] @ keys)[:, 0] + nudge.context
@@ -148,6 +156,21 @@ def open_dot_product(
     return jnp.where(mask, scores, 0.0), weights
 
 
+def showing(
+    name: str, nudges: Mapping[str, Array], found: dict[str, Array], valid: Bool[Array, "B T"]
+) -> Callable:
+    """Return `dot_product_attention` that notes scores and weights in `found`, nudged."""
+
+    def attend(query, key, value, mask, keep, rate):
+        nudge = nudges[f"{name}.scores"], nudges[f"{name}.weights"]
+        shown = open_dot_product(nudge, query, key, mask)
+        for part, array in zip(("scores", "weights"), shown, strict=True):
+            found[f"{name}.{part}"] = jnp.where(valid[:, None, :, None], array, 0.0)
+        return shown[1] @ value
+
+    return attend
+
+
 def open_encoder(
     config: ModelConfig,
     params: Mapping[str, Mapping[str, Any]],
@@ -164,14 +187,6 @@ def open_encoder(
     x = x + nudges["transformer.embedded"]
     found = {"transformer.embedded": x}
     for n, name in enumerate(layer_names(config)):
-
-        def attend(query, key, value, mask, keep, rate, name=name):
-            nudge = nudges[f"{name}.scores"], nudges[f"{name}.weights"]
-            shown = open_dot_product(nudge, query, key, mask)
-            for part, array in zip(("scores", "weights"), shown, strict=True):
-                found[f"{name}.{part}"] = jnp.where(valid[:, None, :, None], array, 0.0)
-            return shown[1] @ value
-
         x = encoder_layer(
             own["layers"][str(n)],
             x,
@@ -179,7 +194,7 @@ def open_encoder(
             num_heads=config.num_heads,
             activation=config.activation,
             norm_first=config.norm_first,
-            attend=attend,
+            attend=showing(name, nudges, found, valid),
         )
         x = x + nudges[f"{name}.residual"]
         found[f"{name}.residual"] = jnp.where(real, x, 0.0)
@@ -208,9 +223,18 @@ def forward(
         features = outputs[jnp.arange(B), lengths - 1]
         if config.pooling == "mean":
             features = outputs.sum(axis=1) / lengths[:, None]
+    if config.self_attention:
+        attend = showing("self_attention", nudges, found, valid)
+        mask, heads = valid[:, None, None], config.num_heads
+        outputs = multi_head_attention(
+            params["self_attention"], outputs, heads, mask, attend=attend
+        )
+        outputs = jnp.where(valid[..., None], outputs, 0.0)
     if config.attends:
         nudge = Attending(*(nudges[f"attention.{name}"] for name in Attending._fields))
-        attending = open_attention(params["attention"], features, outputs, valid, nudge)
+        attending = open_attention(
+            config, params.get("attention", {}), features, outputs, valid, nudge
+        )
         found |= {f"attention.{name}": array for name, array in attending._asdict().items()}
         both = [attending.context, features] if config.recurrent else [attending.context]
         features = jnp.concatenate(both, axis=-1)

@@ -17,7 +17,11 @@ from jaxtyping import Float, Int
 
 from jax_impl import encoder, fast, recurrent
 from jax_impl.arrays import to_tree
-from jax_impl.attention import additive_attention
+from jax_impl.attention import (
+    additive_attention,
+    multi_head_attention,
+    multiplicative_attention,
+)
 from jax_impl.cells import LSTMState
 from jax_impl.recurrent import dropout, real_steps
 from spec.config import ModelConfig
@@ -43,6 +47,13 @@ def recurrent_layers(config: ModelConfig, layers: ModuleType) -> Callable:
     if config.cell == "gru":
         return partial(layers.gru, dropout=config.dropout, reset_after=config.reset_after)
     return partial(layers.rnn, dropout=config.dropout, nonlinearity=config.nonlinearity)
+
+
+def attention_over_steps(config: ModelConfig) -> Callable:
+    """Build the attention that a configuration names."""
+    if config.score == "additive":
+        return additive_attention
+    return partial(multiplicative_attention, score=config.score)
 
 
 def last_layer(config: ModelConfig, state: State) -> Float[Array, "B F"]:
@@ -102,7 +113,8 @@ def attention_model(
     """Predict from recurrent layers' final hidden state and what it attends to among all outputs.
 
         query = final hidden state of the last layer
-        context = additive attention of the query over the last layer's outputs
+        keys = the last layer's outputs [, each attending to all in several heads]
+        context = attention of the query over the keys
         predictions = W [context; query] + b
 
     Args:
@@ -119,7 +131,12 @@ def attention_model(
     outputs, state = run(params[config.cell], inputs, lengths, state, masks)
     valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
     query = last_layer(config, state)
-    context, weights = additive_attention(params["attention"], query, outputs, valid)
+    if config.self_attention:
+        mask = None if valid is None else valid[:, None, None]
+        own = params["self_attention"]
+        outputs = multi_head_attention(own, outputs, config.num_heads, mask)
+    attend = attention_over_steps(config)
+    context, weights = attend(params.get("attention", {}), query, outputs, valid)
     features = jnp.concatenate([context, query], axis=-1)
     return Output(read_out(config, params["head"], features, keep), weights)
 
@@ -162,7 +179,7 @@ def transformer_model(
     """Predict from a Transformer's encoder, pooled over time.
 
         y = encoder(W_e readings + b_e + positions)
-        pooled = mean of y, y at the last step, or what that attends to among all (additive)
+        pooled = mean of y, y at the last step, or what that attends to among all
         predictions = W pooled + b
 
     Args:
@@ -178,7 +195,8 @@ def transformer_model(
     pooled = y[:, -1] if lengths is None else y[jnp.arange(len(y)), lengths - 1]
     if config.pooling == "attention":
         valid = None if lengths is None else real_steps(lengths, y.shape[1])
-        pooled, weights = additive_attention(params["attention"], pooled, y, valid)
+        attend = attention_over_steps(config)
+        pooled, weights = attend(params.get("attention", {}), pooled, y, valid)
     elif config.pooling == "mean":
         pooled = y.mean(axis=1) if lengths is None else y.sum(axis=1) / lengths[:, None]
     return Output(read_out(config, params["head"], pooled, keep), weights)

@@ -148,13 +148,16 @@ def l2_loss_half(batch_size):
 
 
 def mask_sense(batch_size):
-    original = models.additive_attention
+    original = models.attention_over_steps
 
-    def additive_attention(params, query, keys, valid=None):
-        ignored = jnp.ones(keys.shape[:2], bool) if valid is None else valid
-        return original(params, query, keys, ~ignored)
+    def attention_over_steps(config):
+        def attend(params, query, keys, valid=None):
+            ignored = jnp.ones(keys.shape[:2], bool) if valid is None else valid
+            return original(config)(params, query, keys, ~ignored)
 
-    return {(models, "additive_attention"): additive_attention}
+        return attend
+
+    return {(models, "attention_over_steps"): attention_over_steps}
 
 
 def gru_reset_before(batch_size):

@@ -40,6 +40,8 @@ class Case:
     activation: str = "gelu"
     causal: bool = False
     pooling: str = "mean"
+    score: str = "additive"
+    self_attention: bool = False
 
     def __str__(self) -> str:
         words = [self.model if self.nonlinearity == "tanh" else f"{self.model}_relu"]
@@ -47,6 +49,7 @@ class Case:
         words += ["learned"] * (self.positions == "learned") + ["pre-norm"] * self.norm_first
         words += [self.activation] * (self.activation != "gelu") + ["causal"] * self.causal
         words += [self.pooling] * (self.pooling != "mean")
+        words += [self.score] * (self.score != "additive") + ["self"] * self.self_attention
         words += [f"{self.layers}layers"] * (self.layers > 1)
         words += ["bidirectional"] * self.bidirectional + ["ragged"] * self.ragged
         words += ["univariate"] * (self.features == 1) + ["state"] * self.state
@@ -71,6 +74,8 @@ class Case:
             activation=self.activation,
             causal=self.causal,
             pooling=self.pooling,
+            score=self.score,
+            self_attention=self.self_attention,
             task=self.task,
             input_size=self.features,
             output_size=5 if self.task == "classification" else 2,
@@ -164,6 +169,11 @@ CASES = [
         dropout=0.4,
         task="classification",
     ),
+    Case("gru_attention", ragged=True, score="dot"),
+    Case("gru_attention", bidirectional=True, score="general", dropout=0.4),
+    Case("lstm_attention", ragged=True, score="scaled_dot", self_attention=True),
+    Case("lstm_attention", bidirectional=True, self_attention=True, state=True),
+    Case("transformer", ragged=True, pooling="attention", score="general", activation="relu"),
     Case("transformer"),
     Case("transformer", ragged=True, norm_first=True, task="classification"),
     Case("transformer", features=1, activation="gelu_tanh", causal=True, pooling="last"),

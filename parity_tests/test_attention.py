@@ -1,4 +1,4 @@
-"""Additive attention: context, weights and all gradients, masks included."""
+"""Attention of every kind: context, weights and all gradients, masks included."""
 
 from functools import partial
 
@@ -12,17 +12,20 @@ import torch_impl
 from jax_impl.arrays import to_tree
 from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
-from spec.params import attention_schema, multi_head_schema
+from spec.params import attention_schema, multi_head_schema, multiplicative_schema
 
 B, S, Q, K, H = 3, 6, 5, 4, 7
-SCHEMA = attention_schema(Q, K, H)
+ADDITIVE = attention_schema(Q, K, H)
 LENGTHS = np.array([4, 6, 1])
+SCORES = ("additive", "general", "dot", "scaled_dot")
 
 
-def draw(ragged):
+def draw(score, ragged):
     normal = np.random.default_rng(1).normal
-    leaves = {name: normal(size=spec.shape) for name, spec in SCHEMA.items()}
-    leaves |= {"query": normal(size=(B, Q)), "keys": normal(size=(B, S, K))}
+    schema = ADDITIVE if score == "additive" else multiplicative_schema(Q, K, score)
+    leaves = {name: normal(size=spec.shape) for name, spec in schema.items()}
+    leaves["query"] = normal(size=(B, Q if schema else K))
+    leaves["keys"] = normal(size=(B, S, K))
     if ragged:
         leaves["keys"][np.arange(S) >= LENGTHS[:, None]] = np.nan
     return leaves, {"context": normal(size=(B, K)), "weights": normal(size=(B, S))}
@@ -32,25 +35,32 @@ def valid(ragged):
     return np.arange(S) < LENGTHS[:, None] if ragged else None
 
 
-def run_torch(ragged, leaves):
-    weights = {name: leaves[name] for name in SCHEMA}
+def module(score):
+    if score == "additive":
+        return torch_impl.AdditiveAttention(Q, K, H)
+    return torch_impl.MultiplicativeAttention(Q, K, score)
+
+
+def run_torch(score, ragged, leaves):
+    weights = {name: leaf for name, leaf in leaves.items() if name not in ("query", "keys")}
     mask = None if valid(ragged) is None else torch.tensor(valid(ragged))
-    module = torch_impl.AdditiveAttention(Q, K, H)
     inputs = (leaves["query"], leaves["keys"], mask)
-    return torch.func.functional_call(module, weights, inputs)._asdict()
+    return torch.func.functional_call(module(score), weights, inputs)._asdict()
 
 
-def run_jax(ragged, leaves):
-    attended = jax_impl.additive_attention(leaves, leaves["query"], leaves["keys"], valid(ragged))
-    return attended._asdict()
+def run_jax(score, ragged, leaves):
+    given = leaves, leaves["query"], leaves["keys"], valid(ragged)
+    if score == "additive":
+        return jax_impl.additive_attention(*given)._asdict()
+    return jax_impl.multiplicative_attention(*given, score)._asdict()
 
 
-def run_numpy(ragged, leaves):
+def run_numpy(score, ragged, leaves):
     contexts, weights = [], []
     for b in range(B):
         n = LENGTHS[b] if ragged else S
-        context, weight = reference.additive_attention(
-            leaves, leaves["query"][b], leaves["keys"][b, :n]
+        context, weight = reference.attention(
+            leaves, leaves["query"][b], leaves["keys"][b, :n], score
         )
         contexts.append(context)
         weights.append(np.pad(weight, (0, S - n)))
@@ -58,20 +68,21 @@ def run_numpy(ragged, leaves):
 
 
 @pytest.mark.parametrize("ragged", [False, True])
-def test_additive_attention_matches(ragged):
-    leaves, cotangents = draw(ragged)
-    in_t = in_torch(partial(run_torch, ragged), leaves, cotangents)
-    in_j = in_jax(partial(run_jax, ragged), leaves, cotangents)
+@pytest.mark.parametrize("score", SCORES)
+def test_attention_over_steps_matches(score, ragged):
+    leaves, cotangents = draw(score, ragged)
+    in_t = in_torch(partial(run_torch, score, ragged), leaves, cotangents)
+    in_j = in_jax(partial(run_jax, score, ragged), leaves, cotangents)
     assert_same(in_t, in_j)
-    assert_same(in_j, in_numpy(partial(run_numpy, ragged), leaves, cotangents))
+    assert_same(in_j, in_numpy(partial(run_numpy, score, ragged), leaves, cotangents))
 
 
 def test_nothing_to_attend_to_gives_zeros():
     """A row without a valid position has weights and context 0, not NaN."""
-    leaves, _ = draw(False)
+    leaves, _ = draw("additive", False)
     mask = np.arange(S) < np.array([0, 2, 6])[:, None]
     t = torch_impl.AdditiveAttention(Q, K, H).double()
-    t.load_state_dict({name: torch.tensor(leaves[name]) for name in SCHEMA})
+    t.load_state_dict({name: torch.tensor(leaves[name]) for name in ADDITIVE})
     with torch.no_grad():
         in_t = t(torch.tensor(leaves["query"]), torch.tensor(leaves["keys"]), torch.tensor(mask))
     in_j = jax_impl.additive_attention(leaves, leaves["query"], leaves["keys"], jnp.asarray(mask))
@@ -83,10 +94,10 @@ def test_nothing_to_attend_to_gives_zeros():
 
 @pytest.mark.parametrize("size", [1e4, 0.0])
 def test_extreme_scores_stay_finite_and_equal(size):
-    leaves, cotangents = draw(True)
+    leaves, cotangents = draw("additive", True)
     leaves = {n: np.where(np.isnan(a), a, np.sign(a) * size) for n, a in leaves.items()}
-    in_t = in_torch(partial(run_torch, True), leaves, cotangents)
-    in_j = in_jax(partial(run_jax, True), leaves, cotangents)
+    in_t = in_torch(partial(run_torch, "additive", True), leaves, cotangents)
+    in_j = in_jax(partial(run_jax, "additive", True), leaves, cotangents)
     assert all(np.isfinite(array).all() for array in in_t.values())
     assert_same(in_t, in_j)
 
@@ -108,11 +119,11 @@ def masks(causal, ragged):
 
 
 def self_attention_in_torch(attend, mask, keep, leaves):
-    module = torch_impl.MultiHeadAttention(WIDE, N)
+    layer = torch_impl.MultiHeadAttention(WIDE, N)
     keep = None if keep is None else torch.tensor(keep)
     weights = {name: leaves[name] for name in SELF}
     given = (leaves["x"], torch.tensor(mask), keep, 0.4, attend)
-    return {"y": torch.func.functional_call(module, weights, given)}
+    return {"y": torch.func.functional_call(layer, weights, given)}
 
 
 def self_attention_in_jax(mask, keep, leaves):
@@ -132,12 +143,12 @@ def self_attention_in_numpy(causal, ragged, keep, leaves):
 
 
 def self_attention_in_torch_nn(mask, leaves):
-    module = torch.nn.MultiheadAttention(WIDE, N, batch_first=True)
+    layer = torch.nn.MultiheadAttention(WIDE, N, batch_first=True)
     ignored = torch.tensor(~np.broadcast_to(mask, (B, N, S, S))).reshape(B * N, S, S)
     weights = {name: leaves[name] for name in SELF}
     given = (leaves["x"],) * 3
     options = {"attn_mask": ignored, "need_weights": False}
-    return {"y": torch.func.functional_call(module, weights, given, options)[0]}
+    return {"y": torch.func.functional_call(layer, weights, given, options)[0]}
 
 
 @pytest.mark.parametrize("dropped", [False, True])

@@ -40,6 +40,8 @@ CASES = [
     Case("lstm", **DEEP),
     Case("gru_attention", **DEEP),
     Case("lstm_attention", bidirectional=True),
+    Case("gru_attention", ragged=True, score="scaled_dot"),
+    Case("lstm_attention", ragged=True, score="general", self_attention=True),
     Case("lstm_attention", layers=2, ragged=True, task="classification"),
     Case("transformer", ragged=True, norm_first=True, task="classification"),
     Case("transformer", ragged=True, positions="learned", activation="relu", pooling="attention"),
@@ -214,7 +216,7 @@ def test_gradients_in_a_transformer_are_the_derivatives(case, monkeypatch):
         assert relative_error(found[f"d {place}.scores"], weights * (by_weights - mean)) < BOUND
 
 
-@every([case for case in CASES if case.config.attends and case.config.recurrent])
+@every([c for c in CASES if c.config.attends and c.config.recurrent and not c.self_attention])
 def test_gradients_within_attention_follow_its_equations(case):
     found, F = arrays("torch", case), case.config.encoded_size
     last = layer_names(case.config)[-case.config.directions :]

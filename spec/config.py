@@ -40,9 +40,17 @@ class Architecture:
         True,
         "gru: reset after the matrix product, as torch; --no-reset_after: before, as the paper",
     )
+    score: Literal["additive", "dot", "general", "scaled_dot"] = option(
+        "additive",
+        "how attention over the steps compares: additive (Bahdanau) or a product (Luong)",
+    )
+    self_attention: bool = option(
+        False,
+        "gru_attention, lstm_attention: the outputs first attend to each other, in --num_heads",
+    )
     num_heads: int = option(
         4,
-        "transformer: attention heads, which share the hidden units evenly",
+        "heads of a transformer or of --self_attention, which share the features evenly",
         "a whole number >= 1",
         lambda n: n >= 1,
     )
@@ -81,18 +89,23 @@ class Architecture:
 
     @property
     def attends(self) -> bool:
-        """Whether additive attention stands between encoder and head."""
+        """Whether attention over the encoder's outputs stands before the head."""
         return self.pooling == "attention" if not self.recurrent else self.model != self.cell
 
     def __post_init__(self) -> None:
         validate(self)
-        if self.recurrent:
-            return
-        if self.hidden_size % self.num_heads:
+        if self.self_attention and not (self.recurrent and self.attends):
+            raise ConfigError(
+                "--self_attention: is for --model gru_attention or lstm_attention; a transformer "
+                "has it, the others have no attention"
+            )
+        width = self.hidden_size * (2 if self.bidirectional else 1)
+        if (self.self_attention or not self.recurrent) and width % self.num_heads:
             raise ConfigError(
                 f"--num_heads {self.num_heads}: must divide --hidden_size {self.hidden_size}"
+                f"{' of two directions' * self.bidirectional}"
             )
-        if self.bidirectional:
+        if self.bidirectional and not self.recurrent:
             raise ConfigError(
                 "--bidirectional: is for recurrent layers; a transformer sees both directions "
                 "unless --causal"

@@ -8,6 +8,7 @@
     transformer.l0.scores .weights                [B, N, T, T]  of each head, by query and key
     transformer.l0.residual                       [B, T, H]  what the layer returns
     transformer.encoded                           [B, T, H]  what is pooled
+    self_attention.scores .weights                [B, N, T, T]  of recurrent layers' outputs
     attention.scores .weights                     [B, T]     before and after the softmax
     attention.context                             [B, F]     what was attended to
     head.features                                 [B, G]     what the head reads
@@ -61,6 +62,8 @@ def array_shapes(config: ModelConfig, rows: int, steps: int) -> dict[str, tuple[
         shapes |= {f"{layer}.{name}": shape for name, shape in own.items()}
     if not config.recurrent:
         shapes["transformer.encoded"] = hidden
+    if config.self_attention:
+        shapes |= {f"self_attention.{name}": between for name in ("scores", "weights")}
     if config.attends:
         sizes = Attending(steps, steps, config.encoded_size)._asdict()
         shapes |= {f"attention.{name}": (rows, size) for name, size in sizes.items()}

@@ -59,6 +59,13 @@ def attention_schema(query_size: int, key_size: int, hidden_size: int) -> dict[s
     }
 
 
+def multiplicative_schema(query_size: int, key_size: int, score: str) -> dict[str, ParamSpec]:
+    """Return the parameters of multiplicative attention: none but for the score "general"."""
+    if score != "general":
+        return {}
+    return {"W_a": ParamSpec((key_size, query_size), query_size**-0.5)}
+
+
 def linear_schema(inputs: int, outputs: int) -> dict[str, ParamSpec]:
     """Return the parameters of torch.nn.Linear, in its initialisation."""
     return {
@@ -155,8 +162,12 @@ def parameter_schema(config: ModelConfig) -> dict[str, ParamSpec]:
         parts["transformer"] = encoder_schema(
             encoded, config.units, config.num_layers, config.norm_first
         )
-    if config.attends:
+    if config.self_attention:
+        parts["self_attention"] = multi_head_schema(encoded)
+    if config.attends and config.score == "additive":
         parts["attention"] = attention_schema(encoded, encoded, config.hidden_size)
+    elif config.attends:
+        parts["attention"] = multiplicative_schema(encoded, encoded, config.score)
     parts["head"] = linear_schema(config.head_size, config.output_size)
     return nested(parts)
 

@@ -131,13 +131,17 @@ def encode(
     return Encoded(outputs, last_h, last_c if config.cell == "lstm" else None)
 
 
-def additive_attention(
-    params: Mapping[str, np.ndarray], query: np.ndarray, keys: np.ndarray
+def attention(
+    params: Mapping[str, np.ndarray], query: np.ndarray, keys: np.ndarray, score: str = "additive"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Attend with one query [F] over the keys of one sequence [n, F]: (context [F], weights [n])."""
-    scores = np.array(
-        [params["v_a"] @ tanh(params["W_a"] @ query + params["U_a"] @ key) for key in keys]
-    )
+    own = {
+        "additive": lambda key: params["v_a"] @ tanh(params["W_a"] @ query + params["U_a"] @ key),
+        "dot": lambda key: key @ query,
+        "scaled_dot": lambda key: key @ query / np.sqrt(query.real.dtype.type(len(key))),
+        "general": lambda key: key @ (params["W_a"] @ query),
+    }[score]
+    scores = np.array([own(key) for key in keys])
     weights = np.exp(scores - scores.real.max())
     weights = weights / weights.sum()
     return weights @ keys, weights
@@ -278,7 +282,7 @@ def predict(
     else:
         encoded = transform(config, arrays, inputs, lengths, keep)
     B, T, _ = inputs.shape
-    predictions, attention = [], []
+    predictions, attended = [], []
     for b in range(B):
         outputs = encoded.outputs[b, : T if lengths is None else lengths[b]]
         if config.recurrent:
@@ -286,13 +290,17 @@ def predict(
         else:
             features = outputs.mean(axis=0) if config.pooling == "mean" else outputs[-1]
         if config.attends:
-            context, weights = additive_attention(part(arrays, "attention"), features, outputs)
-            attention.append(np.pad(weights, (0, T - len(outputs))))
+            if config.self_attention:
+                own = part(arrays, "self_attention")
+                outputs = multi_head_attention(own, outputs, config.num_heads, causal=False)
+            own = part(arrays, "attention")
+            context, weights = attention(own, features, outputs, config.score)
+            attended.append(np.pad(weights, (0, T - len(outputs))))
             features = np.concatenate([context, features]) if config.recurrent else context
         if keep:
             features = np.where(keep["head"][b], features / (1 - config.dropout), 0)
         predictions.append(arrays["head.weight"] @ features + arrays["head.bias"])
-    return Answer(np.stack(predictions), np.stack(attention) if attention else None)
+    return Answer(np.stack(predictions), np.stack(attended) if attended else None)
 
 
 def mean_squared_error(predictions: np.ndarray, targets: np.ndarray) -> np.ndarray:

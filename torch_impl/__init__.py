@@ -1,6 +1,6 @@
 """The models in PyTorch: modules, and the functions of `spec.backend.Backend`."""
 
-from torch_impl.attention import AdditiveAttention, MultiHeadAttention
+from torch_impl.attention import AdditiveAttention, MultiHeadAttention, MultiplicativeAttention
 from torch_impl.cells import GRUCell, LSTMCell, LSTMState, RNNCell
 from torch_impl.encoder import EncoderLayer, TransformerEncoder
 from torch_impl.models import (
@@ -23,6 +23,7 @@ __all__ = [
     "LSTMCell",
     "LSTMState",
     "MultiHeadAttention",
+    "MultiplicativeAttention",
     "RNNCell",
     "RecurrentModel",
     "TransformerEncoder",

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn, softmax, tanh
 
-from spec.params import attention_schema, multi_head_schema
+from spec.params import attention_schema, multi_head_schema, multiplicative_schema
 from torch_impl.arrays import add_parameters
 from torch_impl.recurrent import dropout
 
@@ -19,6 +19,19 @@ from torch_impl.recurrent import dropout
 class Attended(NamedTuple):
     context: Float[Tensor, "B K"]
     weights: Float[Tensor, "B S"]
+
+
+def weigh(
+    scores: Float[Tensor, "B S"], keys: Float[Tensor, "B S K"], valid: Bool[Tensor, "B S"] | None
+) -> Attended:
+    """Turn scores into weights by a softmax, 0 where not `valid`, and average the keys by them."""
+    if valid is None:
+        weights = softmax(scores, dim=-1)
+    else:
+        scores = torch.where(valid, scores, torch.finfo(scores.dtype).min)
+        weights = torch.where(valid, softmax(scores, dim=-1), 0.0)
+    context = (weights[:, None] @ keys)[:, 0]
+    return Attended(context, weights)
 
 
 class AdditiveAttention(nn.Module):
@@ -43,16 +56,44 @@ class AdditiveAttention(nn.Module):
         keys: Float[Tensor, "B S K"],
         valid: Bool[Tensor, "B S"] | None = None,
     ) -> Attended:
-        if valid is None:
-            valid = torch.ones(keys.shape[:2], dtype=torch.bool, device=keys.device)
-        keys = torch.where(valid[..., None], keys, 0.0)
+        keys = keys if valid is None else torch.where(valid[..., None], keys, 0.0)
         from_query = query @ self.W_a.T
         from_keys = keys @ self.U_a.T
         scores = tanh(from_query[:, None] + from_keys) @ self.v_a
-        scores = torch.where(valid, scores, torch.finfo(scores.dtype).min)
-        weights = torch.where(valid, softmax(scores, dim=-1), 0.0)
-        context = (weights[:, None] @ keys)[:, 0]
-        return Attended(context, weights)
+        return weigh(scores, keys, valid)
+
+
+class MultiplicativeAttention(nn.Module):
+    """Weigh the positions of a sequence by their product with a query.
+
+        score_s = key_s . query                 "dot"
+        score_s = key_s . query / sqrt(K)       "scaled_dot"
+        score_s = key_s . W_a query             "general"
+        weights = softmax(score), context = sum_s weights_s key_s
+
+    Where `valid` is False a position has weight 0, and its key is ignored, NaN included; with no
+    valid position the weights and the context are 0.
+
+    Source: Luong, Pham & Manning (2015), section 3.1; Vaswani et al. (2017) for the scale.
+    """
+
+    def __init__(self, query_size: int, key_size: int, score: str = "general"):
+        super().__init__()
+        self.score = score
+        add_parameters(self, multiplicative_schema(query_size, key_size, score))
+
+    def forward(
+        self,
+        query: Float[Tensor, "B Q"],
+        keys: Float[Tensor, "B S K"],
+        valid: Bool[Tensor, "B S"] | None = None,
+    ) -> Attended:
+        keys = keys if valid is None else torch.where(valid[..., None], keys, 0.0)
+        if self.score == "general":
+            query = query @ self.W_a.T
+        scale = keys.shape[-1] ** -0.5 if self.score == "scaled_dot" else 1.0
+        scores = (keys @ query[..., None])[..., 0] * scale
+        return weigh(scores, keys, valid)
 
 
 def dot_product_attention(

@@ -8,7 +8,7 @@ Dimensions: B batch, T time, D input features, H hidden units, F features of an 
 G features that the head reads, O outputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -115,16 +115,23 @@ def open_layers(
 
 
 def open_attention(
+    config: ModelConfig,
     params: Mapping[str, Tensor],
     query: Float[Tensor, "B Q"],
     keys: Float[Tensor, "B S K"],
     valid: Bool[Tensor, "B S"],
     nudge: Attending,
 ) -> Attending:
-    """Weigh positions as `AdditiveAttention` does and show the scores, 0 where not `valid`."""
-    from_query = query @ params["W_a"].T
-    from_keys = keys @ params["U_a"].T
-    scores = tanh(from_query[:, None] + from_keys) @ params["v_a"] + nudge.scores
+    """Weigh positions as the model's attention does and show the scores, 0 where not `valid`."""
+    if config.score == "additive":
+        from_query = query @ params["W_a"].T
+        from_keys = keys @ params["U_a"].T
+        scores = tanh(from_query[:, None] + from_keys) @ params["v_a"]
+    else:
+        query = query @ params["W_a"].T if config.score == "general" else query
+        scale = keys.shape[-1] ** -0.5 if config.score == "scaled_dot" else 1.0
+        scores = (keys @ query[..., None])[..., 0] * scale
+    scores = scores + nudge.scores
     masked = torch.where(valid, scores, torch.finfo(scores.dtype).min)
     weights = torch.where(valid, softmax(masked, dim=-1) + nudge.weights, 0.0)
     context = (weights[:, None] @ keys)[:, 0] + nudge.context
@@ -144,6 +151,21 @@ def open_dot_product(
     return torch.where(mask, scores, 0.0), weights
 
 
+def showing(
+    name: str, nudges: Mapping[str, Tensor], found: dict[str, Tensor], valid: Bool[Tensor, "B T"]
+) -> Callable:
+    """Return `dot_product_attention` that notes scores and weights in `found`, nudged."""
+
+    def attend(query, key, value, mask, keep, rate):
+        nudge = nudges[f"{name}.scores"], nudges[f"{name}.weights"]
+        shown = open_dot_product(nudge, query, key, mask)
+        for part, array in zip(("scores", "weights"), shown, strict=True):
+            found[f"{name}.{part}"] = torch.where(valid[:, None, :, None], array, 0.0)
+        return shown[1] @ value
+
+    return attend
+
+
 def open_encoder(
     model: nn.Module,
     nudges: Mapping[str, Tensor],
@@ -158,14 +180,7 @@ def open_encoder(
     x = torch.where(real, model.embedding(inputs), 0.0) + nudges["transformer.embedded"]
     found = {"transformer.embedded": x}
     for n, name in enumerate(layer_names(config)):
-
-        def attend(query, key, value, mask, keep, rate, name=name):
-            nudge = nudges[f"{name}.scores"], nudges[f"{name}.weights"]
-            shown = open_dot_product(nudge, query, key, mask)
-            for part, array in zip(("scores", "weights"), shown, strict=True):
-                found[f"{name}.{part}"] = torch.where(valid[:, None, :, None], array, 0.0)
-            return shown[1] @ value
-
+        attend = showing(name, nudges, found, valid)
         x = model.transformer.layers[n](x, mask, None, attend) + nudges[f"{name}.residual"]
         found[f"{name}.residual"] = torch.where(real, x, 0.0)
     x = model.transformer.norm(x) if config.norm_first else x
@@ -193,10 +208,14 @@ def forward(
         features = outputs[torch.arange(B, device=inputs.device), lengths - 1]
         if config.pooling == "mean":
             features = outputs.sum(dim=1) / lengths[:, None]
+    if config.self_attention:
+        attend = showing("self_attention", nudges, found, valid)
+        outputs = model.self_attention(outputs, valid[:, None, None], None, 0.0, attend)
+        outputs = torch.where(valid[..., None], outputs, 0.0)
     if config.attends:
         nudge = Attending(*(nudges[f"attention.{name}"] for name in Attending._fields))
         params = dict(model.attention.named_parameters())
-        attending = open_attention(params, features, outputs, valid, nudge)
+        attending = open_attention(config, params, features, outputs, valid, nudge)
         found |= {f"attention.{name}": array for name, array in attending._asdict().items()}
         both = [attending.context, features] if config.recurrent else [attending.context]
         features = torch.cat(both, dim=-1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from spec.config import ModelConfig
 from torch_impl import encoder, fast, recurrent
-from torch_impl.attention import AdditiveAttention
+from torch_impl.attention import AdditiveAttention, MultiHeadAttention, MultiplicativeAttention
 from torch_impl.cells import LSTMState
 from torch_impl.recurrent import dropout, real_steps
 
@@ -45,6 +45,14 @@ def recurrent_layers(config: ModelConfig, layers: ModuleType) -> nn.Module:
     if config.cell == "gru":
         return layers.GRU(*sizes, config.reset_after)
     return layers.RNN(*sizes, config.nonlinearity)
+
+
+def attention_over_steps(config: ModelConfig) -> nn.Module:
+    """Build the attention that a configuration names."""
+    size = config.encoded_size
+    if config.score == "additive":
+        return AdditiveAttention(size, size, config.hidden_size)
+    return MultiplicativeAttention(size, size, config.score)
 
 
 def last_layer(config: ModelConfig, state: State) -> Float[Tensor, "B F"]:
@@ -101,7 +109,8 @@ class AttentionModel(nn.Module):
     """Predict from recurrent layers' final hidden state and what it attends to among all outputs.
 
         query = final hidden state of the last layer
-        context = additive attention of the query over the last layer's outputs
+        keys = the last layer's outputs [, each attending to all in several heads]
+        context = attention of the query over the keys
         predictions = W [context; query] + b
 
     Args:
@@ -118,9 +127,9 @@ class AttentionModel(nn.Module):
         super().__init__()
         self.config = config
         self.add_module(config.cell, recurrent_layers(config, layers))
-        self.attention = AdditiveAttention(
-            config.encoded_size, config.encoded_size, config.hidden_size
-        )
+        if config.self_attention:
+            self.self_attention = MultiHeadAttention(config.encoded_size, config.num_heads)
+        self.attention = attention_over_steps(config)
         self.head = nn.Linear(config.head_size, config.output_size)
 
     def forward(
@@ -134,6 +143,9 @@ class AttentionModel(nn.Module):
         outputs, state = getattr(self, self.config.cell)(inputs, lengths, state, masks)
         valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
         query = last_layer(self.config, state)
+        if self.config.self_attention:
+            mask = None if valid is None else valid[:, None, None]
+            outputs = self.self_attention(outputs, mask)
         context, weights = self.attention(query, outputs, valid)
         features = torch.cat([context, query], dim=-1)
         return Output(read_out(self.config, self.head, features, keep), weights)
@@ -157,7 +169,7 @@ class TransformerModel(nn.Module):
     """Predict from a Transformer's encoder, pooled over time.
 
         y = encoder(W_e readings + b_e + positions)
-        pooled = mean of y, y at the last step, or what that attends to among all (additive)
+        pooled = mean of y, y at the last step, or what that attends to among all
         predictions = W pooled + b
 
     Args:
@@ -187,7 +199,7 @@ class TransformerModel(nn.Module):
             config.dropout,
         )
         if config.attends:
-            self.attention = AdditiveAttention(*[config.hidden_size] * 3)
+            self.attention = attention_over_steps(config)
         self.head = nn.Linear(config.head_size, config.output_size)
 
     def forward(
