@@ -59,7 +59,8 @@ def init_state(
 
 def put(batch: Batch, execution: Execution) -> dict[str, Any]:
     """Put the arrays of a batch on the device."""
-    arrays = {name: getattr(batch, name) for name in ("inputs", "lengths", "targets")}
+    names = ("inputs", "lengths", "targets", "weights")
+    arrays = {name: getattr(batch, name) for name in names}
     on_device = {n: from_numpy(a, execution) for n, a in arrays.items() if a is not None}
     keep = {name: from_numpy(mask, execution) for name, mask in batch.keep.items()}
     return on_device | ({"keep": keep} if keep else {})
@@ -75,8 +76,8 @@ def apply(config: ModelConfig, execution: Execution, params, arrays: Mapping[str
 
 def loss(config: ModelConfig, execution: Execution, params, arrays: Mapping[str, Any]) -> Array:
     """Return the mean loss of a batch."""
-    output = apply(config, execution, params, arrays)
-    return LOSSES[config.task](output.predictions, arrays["targets"])
+    predictions = apply(config, execution, params, arrays).predictions
+    return LOSSES[config.task](predictions, arrays["targets"], arrays.get("weights"))
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))

@@ -112,7 +112,7 @@ def clip_eps(batch_size):
 
 def padding_in_mean(batch_size):
     def over_all(loss):
-        return lambda found, targets: loss(found, targets) * (len(found) / batch_size)
+        return lambda found, *given: loss(found, *given) * (len(found) / batch_size)
 
     return {(training, "LOSSES"): {task: over_all(loss) for task, loss in LOSSES.items()}}
 
@@ -143,7 +143,7 @@ def two_biases_as_one(batch_size):
 
 
 def l2_loss_half(batch_size):
-    half = {"regression": lambda found, targets: LOSSES["regression"](found, targets) / 2}
+    half = {"regression": lambda *given: LOSSES["regression"](*given) / 2}
     return {(training, "LOSSES"): LOSSES | half}
 
 

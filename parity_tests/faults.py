@@ -324,8 +324,11 @@ FAULTS: list[Fault] = [
     ),
     Fault("kernel without its mask", "torch", "fast.py", "(query, key, value, mask)", "(query, key, value)"),
     Fault("kernel where weights are dropped", "torch", "fast.py", "if keep is not None:", "if False:"),
-    *both("losses.py", "half the squared error", "** 2).mean()", "** 2).mean() / 2"),
-    *both("losses.py", "sum instead of mean", "** 2).mean()", "** 2).sum()"),
+    *both("losses.py", "half the squared error", "** 2, weights)", "** 2, weights) / 2"),
+    *both("losses.py", "sum instead of mean", "losses.mean()", "losses.sum()"),
+    *both("losses.py", "weights left out", "if weights is None:", "if True:"),
+    *both("losses.py", "weighted sum over rows instead of weights", "weights.sum() * losses.shape[1]", "losses.shape[0] * losses.shape[1]"),
+    *both("losses.py", "weighted sum over targets instead of mean", "weights.sum() * losses.shape[1]", "weights.sum()"),
     *each(
         "losses.py",
         "log-softmax over the batch",
@@ -382,6 +385,7 @@ FAULTS: list[Fault] = [
     ),
     *both("training.py", "moments of a continued run forgotten", 'for kind in ("m", "v"):\n        if any', 'for kind in ():\n        if any'),
     *both("training.py", "lengths not given to the model", 'arrays.get("lengths")', "None"),
+    *both("training.py", "weights not given to the loss", 'arrays.get("weights")', "None"),
     *both("training.py", "prediction ignores lengths", "Batch(batch.inputs, batch.lengths)", "Batch(batch.inputs)"),
     *each(
         "arrays.py",

@@ -8,6 +8,7 @@ import pytest
 import jax_impl
 import torch_impl
 from parity_tests.compare import relative_error
+from spec import reference
 from spec.batch import Batch, keep_masks
 from spec.config import Execution, ModelConfig, OptimizerConfig
 from spec.params import init_params, parameter_schema
@@ -139,6 +140,19 @@ def test_one_backend_continues_the_other():
         moved = run(first, second)
         for name, array in straight.items():
             assert relative_error(moved[name], array) <= 1e-12, name
+
+
+@pytest.mark.parametrize("backend", [torch_impl, jax_impl])
+def test_a_step_weighs_its_sequences(backend):
+    config = replace(PLAIN, dropout=0.0)
+    weights = np.random.default_rng(8).random(ROWS) * (np.arange(ROWS) != 2)
+    start = init_params(parameter_schema(config), seed=3)
+    state = backend.init_state(config, RULES[2], Execution(dtype="float64"), start)
+    batch = replace(next(batches(config)), keep={}, weights=weights)
+    outputs = backend.predict(state, batch).outputs
+    expected = reference.mean_squared_error(outputs, batch.targets, weights)
+    _, found = backend.train_step(state, batch)
+    assert abs(found.loss - expected) <= 1e-14 * expected
 
 
 def test_same_start_masks_and_predictions():

@@ -23,12 +23,14 @@ class Batch:
       lengths: real steps of each sequence [B], 1 <= length <= T; None when all have T.
       targets: scaled numbers [B, O], or class indices [B]; None when only predicting.
       keep: dropout masks by name, True = keep; empty when nothing is dropped.
+      weights: how much each sequence counts in the loss [B], >= 0 and not all 0; None for alike.
     """
 
     inputs: np.ndarray
     lengths: np.ndarray | None = None
     targets: np.ndarray | None = None
     keep: Mapping[str, np.ndarray] = field(default_factory=dict)
+    weights: np.ndarray | None = None
 
 
 def keep_masks(

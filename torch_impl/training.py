@@ -63,7 +63,8 @@ def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 def put(batch: Batch, execution: Execution) -> dict[str, Any]:
     """Put the arrays of a batch on the device."""
-    arrays = {name: getattr(batch, name) for name in ("inputs", "lengths", "targets")}
+    names = ("inputs", "lengths", "targets", "weights")
+    arrays = {name: getattr(batch, name) for name in names}
     on_device = {n: from_numpy(a, execution) for n, a in arrays.items() if a is not None}
     keep = {name: from_numpy(mask, execution) for name, mask in batch.keep.items()}
     return on_device | ({"keep": keep} if keep else {})
@@ -76,7 +77,8 @@ def apply(state: TrainState, arrays: Mapping[str, Any]) -> Output:
 
 def loss(state: TrainState, arrays: Mapping[str, Any]) -> torch.Tensor:
     """Return the mean loss of a batch."""
-    return LOSSES[state.config.task](apply(state, arrays).predictions, arrays["targets"])
+    predictions = apply(state, arrays).predictions
+    return LOSSES[state.config.task](predictions, arrays["targets"], arrays.get("weights"))
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepResult]:
