@@ -21,12 +21,14 @@ class Part:
       lengths: real steps of each [N].
       targets: scaled numbers [N, O] or class indices [N]; None where unknown.
       rows: which sequences belong to the part [n].
+      weights: how much each sequence counts [N]; None for alike.
     """
 
     inputs: np.ndarray
     lengths: np.ndarray
     targets: np.ndarray | None
     rows: np.ndarray
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -39,6 +41,7 @@ class Part:
             np.ascontiguousarray(self.inputs[rows]),
             self.lengths[rows] if ragged else None,
             None if self.targets is None else self.targets[rows],
+            weights=None if self.weights is None else self.weights[rows],
         )
 
 

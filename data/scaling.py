@@ -3,7 +3,7 @@
 Dimensions: D input features, O regression targets, M readings.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,10 +70,13 @@ def rounded(scaled: np.ndarray, dtype: str) -> np.ndarray:
     return out
 
 
-def mean_and_std(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def mean_and_std(
+    parts: Iterable[np.ndarray], weights: Iterator[np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each column of parts [M, D], without NaN.
 
-    Of a constant, exactly that constant and 0; of no reading at all, 0 and 0.
+    Of a constant, exactly that constant and 0; of no reading at all, 0 and 0. With `weights`,
+    [M] > 0 of each part, a reading of weight 2 counts as two.
 
     Source: Chan, Golub & LeVeque (1979), "Updating Formulae and a Pairwise Algorithm for
     Computing Sample Variances".
@@ -81,15 +84,16 @@ def mean_and_std(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     count = mean = square = 0.0
     for part in parts:
         known = ~np.isnan(part)
-        more = known.sum(axis=0)
+        times = known * (1.0 if weights is None else next(weights)[:, None])
+        more = times.sum(axis=0)
         # Differences from a reading of the column: a constant's are exactly 0.
         origin = np.nan_to_num(part[known.argmax(axis=0), np.arange(part.shape[1])])
         away = np.where(known, part - origin, 0.0)
-        away_mean = away.sum(axis=0) / np.maximum(more, 1)
-        part_square = (np.where(known, away - away_mean, 0.0) ** 2).sum(axis=0)
-        total = np.maximum(count + more, 1)
+        away_mean = (times * away).sum(axis=0) / np.where(more > 0, more, 1)
+        part_square = (times * (away - away_mean) ** 2).sum(axis=0)
+        total = np.where(count + more > 0, count + more, 1)
         apart = origin + away_mean - mean
         mean = mean + apart * (more / total)
         square = square + part_square + apart**2 * count * more / total
         count = count + more
-    return mean, np.sqrt(square / np.maximum(count, 1))
+    return mean, np.sqrt(square / np.where(count > 0, count, 1))

@@ -209,6 +209,20 @@ def test_mean_and_std_of_parts_are_those_of_the_whole():
     assert [part.tolist() for part in mean_and_std([np.full((5, 2), np.nan)])] == [[0, 0], [0, 0]]
 
 
+def test_mean_and_std_by_weight_are_those_of_repeated_readings():
+    draw = np.random.default_rng(1)
+    readings, times = draw.normal([3, -1e6], [1, 10], size=(60, 2)), draw.integers(1, 5, size=60)
+    readings[draw.random((60, 2)) < 0.2] = np.nan
+    repeated = readings.repeat(times, axis=0)
+    for scale in (1.0, 0.01):
+        parts, weights = np.split(readings, [7, 40]), np.split(times * scale, [7, 40])
+        mean, std = mean_and_std(parts, iter(weights))
+        np.testing.assert_allclose(mean, np.nanmean(repeated, axis=0), rtol=1e-13)
+        np.testing.assert_allclose(std, np.nanstd(repeated, axis=0), rtol=1e-9)
+    constant = mean_and_std([np.full((3, 1), 0.1)], iter([np.array([0.3, 0.7, 0.1])]))
+    assert [part.tolist() for part in constant] == [[0.1], [0.0]]
+
+
 def test_a_value_beyond_the_dtype_once_scaled_is_refused(file, tmp_path):
     rows = "".join(f"{n}e-30,{n}e-30\n" for n in range(20))
     other = tmp_path / "test.csv"
