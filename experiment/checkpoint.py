@@ -8,10 +8,10 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
@@ -31,6 +31,7 @@ MAX_HEADER = 10**8  # bytes, as in safetensors
 BLANK = "0" * 64
 CHECKSUM = re.compile(rb'"checksum":"([0-9a-f]{64})"')
 SCALING = "scaling."
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,15 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "random": "Philox keyed by SHA-256 of seed/purpose/step; see spec/random.py",
         "sha256": dict(checkpoint.sha256),
     }
+    write_sealed(path, arrays, record)
+
+
+def write_sealed(path: Path, arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> None:
+    """Write arrays and a record of JSON values atomically, with a checksum over both.
+
+    Raises:
+      OutputError: the file cannot be written; the one that was there stays.
+    """
     metadata = {"format": "seqduet", "seqduet": json.dumps(record, sort_keys=True)}
     content = encode(arrays, metadata | {"checksum": BLANK})
     digest = hashlib.sha256(content).hexdigest()
@@ -113,6 +123,18 @@ def load(path: Path) -> Checkpoint:
 
     Raises:
       CheckpointError: it is missing, damaged, of another format, or not consistent in itself.
+    """
+    return read_sealed(path, assemble)
+
+
+def read_sealed(
+    path: Path, assemble: Callable[[Mapping[str, np.ndarray], Mapping[str, Any]], Read]
+) -> Read:
+    """Verify what `write_sealed` wrote and return what `assemble` makes of arrays and record.
+
+    Raises:
+      CheckpointError: the file is missing, damaged or of another format, or `assemble` raised
+        one of the errors that unfit content causes.
     """
     try:
         if path.exists() and not path.is_file():
@@ -151,13 +173,26 @@ def assemble(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Che
     """Build a Checkpoint; raise where its parts do not fit together."""
     config = RunConfig(**record["config"])
     meaning = meaning_of(arrays, record)
-    schema = parameter_schema(model_config(config, meaning))
+    own = state_of(arrays, config, model_config(config, meaning))
+    progress = Progress(**record["progress"])
+    for name, kind in get_type_hints(Progress).items():
+        value = getattr(progress, name)
+        if not isinstance(value, kind) or not (value is None or 0 <= value < math.inf):
+            raise ValueError(f"progress: {name} is {value!r:.40}")
+    return Checkpoint(own, config, meaning, progress, dict(record["sha256"]))
+
+
+def state_of(
+    arrays: Mapping[str, np.ndarray], config: RunConfig, model: ModelConfig
+) -> dict[str, np.ndarray]:
+    """Pick weights and moments; raise where one is unfit, or an array is neither nor scaling."""
+    schema = parameter_schema(model)
     moments = ("optimizer.m.",) + (() if config.optimizer == "sgd" else ("optimizer.v.",))
     own = {}
     for prefix in ("", *moments):
         selected = select_arrays(schema, arrays, prefix)
         own |= {prefix + name: array for name, array in selected.items()}
-    unknown = sorted(set(arrays) - set(own) - {SCALING + name for name in vars(meaning.scaling)})
+    unknown = sorted(set(arrays) - set(own) - {SCALING + f.name for f in fields(Scaling)})
     if unknown:
         raise ValueError(f"it holds unknown arrays: {', '.join(map(repr, unknown[:5]))}")
     for name, array in own.items():
@@ -166,12 +201,7 @@ def assemble(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Che
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} holds values that are not finite")
-    progress = Progress(**record["progress"])
-    for name, kind in get_type_hints(Progress).items():
-        value = getattr(progress, name)
-        if not isinstance(value, kind) or not (value is None or 0 <= value < math.inf):
-            raise ValueError(f"progress: {name} is {value!r:.40}")
-    return Checkpoint(own, config, meaning, progress, dict(record["sha256"]))
+    return own
 
 
 def meaning_of(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Meaning:
@@ -186,10 +216,16 @@ def meaning_of(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> M
         raise ValueError("steps is no whole number, or header not true or false")
     if not (len(classes) > 1 if record["task"] == "classification" else not classes):
         raise ValueError(f"{len(classes)} classes do not fit the task {record['task']!r:.40}")
-    sizes = {"input_mean": len(features), "target_mean": len(targets)}
-    sizes |= {"input_std": len(features), "target_std": len(targets)}
+    scaling = scaling_of(arrays, len(features), len(targets))
+    return Meaning(record["task"], classes, layout, scaling)
+
+
+def scaling_of(arrays: Mapping[str, np.ndarray], inputs: int, targets: int) -> Scaling:
+    """Pick the scaling of so many features and targets; raise where it is none."""
+    sizes = {"input_mean": inputs, "target_mean": targets}
+    sizes |= {"input_std": inputs, "target_std": targets}
     schema = {name: ParamSpec((size,), 0.0) for name, size in sizes.items()}
     scaling = Scaling(**select_arrays(schema, arrays, SCALING))
     if not (scaling.input_std > 0).all() or not (scaling.target_std > 0).all():
         raise ValueError("a standard deviation is not above 0")
-    return Meaning(record["task"], classes, layout, scaling)
+    return scaling

@@ -17,11 +17,20 @@ from experiment import metrics
 from experiment.checkpoint import Checkpoint, Progress, model_config
 from experiment.config import RunConfig
 from experiment.run_directory import RunDirectory
-from spec.backend import Backend, Prediction
-from spec.batch import keep_masks
+from spec.backend import Backend, Prediction, StepResult
+from spec.batch import Batch, keep_masks
+from spec.config import ModelConfig
 from spec.errors import DivergedError
 
 EVALUATION_ROWS = 256
+
+
+def take_step(
+    backend: Backend, state: Any, model: ModelConfig, batch: Batch, seed: int, step: int
+) -> tuple[Any, StepResult]:
+    """Draw the dropout masks of a step and take it."""
+    keep = keep_masks(model, seed, step, *batch.inputs.shape[:2])
+    return backend.train_step(state, replace(batch, keep=keep))
 
 
 def predict_part(backend: Backend, state: Any, part: Part) -> Prediction:
@@ -134,9 +143,9 @@ class Training:
             if stop():
                 return None
             batch = train.batch(positions)
-            rows, steps = batch.inputs.shape[:2]
-            keep = keep_masks(self.model, config.seed, progress.step, rows, steps)
-            self.state, result = self.backend.train_step(self.state, replace(batch, keep=keep))
+            self.state, result = take_step(
+                self.backend, self.state, self.model, batch, config.seed, progress.step
+            )
             if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
                 raise self.diverged(
                     progress.step + 1,
@@ -147,8 +156,8 @@ class Training:
                 progress,
                 batch=progress.batch + 1,
                 step=progress.step + 1,
-                loss_sum=progress.loss_sum + result.loss * rows,
-                rows=progress.rows + rows,
+                loss_sum=progress.loss_sum + result.loss * len(positions),
+                rows=progress.rows + len(positions),
             )
         return norm
 
