@@ -139,13 +139,10 @@ def attention_mask(
     x: Float[Array, "B T H"], lengths: Int[Array, " B"] | None, causal: bool
 ) -> Bool[Array, "#B 1 #T T"] | None:
     """Tell which steps each may attend to: real ones, if `causal` none after it; None for all."""
-    T, mask = x.shape[1], None
-    if lengths is not None:
-        mask = real_steps(lengths, T)[:, None, None]
-    if causal:
-        past = jnp.tri(T, dtype=bool)
-        mask = past[None, None] if mask is None else mask & past
-    return mask
+    T = x.shape[1]
+    if causal:  # what follows a sequence's end is after all its real steps
+        return jnp.tri(T, dtype=bool)[None, None]
+    return None if lengths is None else real_steps(lengths, T)[:, None, None]
 
 
 def transformer_encoder(

@@ -14,8 +14,11 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+from parity_tests.warm import warm_pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("spec", "data", "experiment", "torch_impl", "jax_impl", "parity_tests")
@@ -277,8 +280,7 @@ FAULTS: list[Fault] = [
         ('params["layers"][str(n)]', 'params["layers"]["0"]'),
     ),
     *each("encoder.py", "sees the next step too", (".tril()", ".tril(1)"), ("tri(T, dtype", "tri(T, k=1, dtype")),
-    *both("encoder.py", "causal, and the padding seen", "else mask & past", "else past[None, None]"),
-    *both("encoder.py", "padding attended to", "mask = real_steps(lengths, T)[:, None, None]", "mask = None"),
+    *both("encoder.py", "padding attended to", "else real_steps(lengths, T)[:, None, None]", "else None"),
     *each(
         "encoder.py",
         "padding reaches the layers",
@@ -437,17 +439,13 @@ def tests_of(file: str) -> list[list[str]]:
     return [[f"parity_tests/test_{own}"], [f"parity_tests/{name}" for name in later]]
 
 
-def catch(fault: Fault) -> tuple[Fault, str]:
+def catch(fault: Fault, warm: list[str]) -> tuple[Fault, str]:
     """Run the tests on a faulty copy; return the first failing test, "" if all pass."""
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryDirectory() as name:
         plant(fault, Path(name))
         for files in tests_of(fault.file):
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-            command += ["-p", "no:xdist", *files]
-            result = subprocess.run(
-                command, cwd=name, env=environment, capture_output=True, text=True
-            )
+            command = [*warm, "-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *files]
+            result = subprocess.run(command, cwd=name, capture_output=True, text=True)
             if result.returncode == 1:
                 failed = [s for s in result.stdout.splitlines() if s.startswith("FAILED")]
                 return fault, failed[0].split(" - ")[0].removeprefix("FAILED parity_tests/")
@@ -463,8 +461,8 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [f for f in FAULTS if options.only in f.name or options.only in str(f.source)]
     survivors = 0
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for fault, caught in pool.map(catch, chosen):
+    with warm_pytest() as warm, ThreadPoolExecutor(options.jobs) as pool:
+        for fault, caught in pool.map(partial(catch, warm=warm), chosen):
             survivors += not caught
             print(f"{fault.source!s:<28}{fault.name:<46}{caught or 'SURVIVED'}", flush=True)
     print(f"{len(chosen) - survivors} of {len(chosen)} faults caught")

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import WorkerOutcome, WorkResult
 
 from parity_tests.faults import ROOT, copy_sources
+from parity_tests.warm import QUIET, warm_pytest
 
 FILES = [
     f"{side}_impl/{name}.py"
@@ -101,9 +103,7 @@ EQUIVALENT = {
         ("fast.py", "befores[0].shape", "befores[ -1].shape"),
     ],
 }
-PYTEST = [sys.executable, "-m", "pytest", "-x", "-q", "-m", "not long"]
-PYTEST += ["-p", "no:xdist", "-p", "no:cacheprovider"]
-QUIET = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+OPTIONS = ["-x", "-q", "-m", "not long", "-p", "no:xdist", "-p", "no:cacheprovider"]
 CONFIGURATION = """
 [cosmic-ray]
 module-path = "{source}"
@@ -132,13 +132,13 @@ def tests_of(source: str) -> list[str]:
     return [f"parity_tests/test_{Path(source).name}"]
 
 
-def mutate(source: str) -> list[Mutant]:
+def mutate(source: str, warm: list[str]) -> list[Mutant]:
     """Run the tests on every mutant of a file that is not known to compute the same."""
     tools = Path(sys.executable).parent
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_sources(folder)
-        command = shlex.join([*PYTEST, *tests_of(source)])
+        command = shlex.join([*warm, *OPTIONS, *tests_of(source)])
         text = CONFIGURATION.format(source=source, command=command, kept="|".join(KEPT))
         (folder / "mutants.toml").write_text(text)
 
@@ -195,11 +195,12 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [source for source in FILES if options.only in source]
     tests = {tests_of(source)[0] for source in chosen}
-    # Tests that fail without a mutant would seem to kill every one.
-    subprocess.run([*PYTEST, *sorted(tests)], cwd=ROOT, env=QUIET, check=True)
     total = killed = explained = 0
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for source, mutants in zip(chosen, pool.map(mutate, chosen), strict=True):
+    with warm_pytest() as warm, ThreadPoolExecutor(options.jobs) as pool:
+        # Tests that fail without a mutant would seem to kill every one.
+        subprocess.run([*warm, *OPTIONS, *sorted(tests)], cwd=ROOT, env=QUIET, check=True)
+        every = pool.map(partial(mutate, warm=warm), chosen)
+        for source, mutants in zip(chosen, every, strict=True):
             gaps = [m for m in mutants if m.outcome == "survived"]
             same = sum(m.outcome == "equivalent" for m in mutants)
             dead = len(mutants) - same - len(gaps)

@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from parity_tests.faults import FAULTS, ROOT, catch
+from parity_tests.warm import warm_pytest
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.side}-{f.name}")
@@ -20,7 +21,13 @@ def test_table_is_large_and_even():
     assert min(sides.values()) >= 60
 
 
+@pytest.fixture(scope="module")
+def warm():
+    with warm_pytest() as command:
+        yield command
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.side}-{f.name}")
-def test_fault_is_caught(fault):
-    assert catch(fault)[1]
+def test_fault_is_caught(fault, warm):
+    assert catch(fault, warm)[1]

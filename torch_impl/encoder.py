@@ -159,13 +159,10 @@ def attention_mask(
     x: Float[Tensor, "B T H"], lengths: Int[Tensor, " B"] | None, causal: bool
 ) -> Bool[Tensor, "#B 1 #T T"] | None:
     """Tell which steps each may attend to: real ones, if `causal` none after it; None for all."""
-    T, mask = x.shape[1], None
-    if lengths is not None:
-        mask = real_steps(lengths, T)[:, None, None]
-    if causal:
-        past = torch.ones(T, T, dtype=torch.bool, device=x.device).tril()
-        mask = past[None, None] if mask is None else mask & past
-    return mask
+    T = x.shape[1]
+    if causal:  # what follows a sequence's end is after all its real steps
+        return torch.ones(T, T, dtype=torch.bool, device=x.device).tril()[None, None]
+    return None if lengths is None else real_steps(lengths, T)[:, None, None]
 
 
 class TransformerEncoder(nn.Module):
