@@ -59,7 +59,7 @@ def predict(config: PredictConfig) -> Report:
     if config.attention and not run.attends:
         raise ConfigError(
             f"--attention: the model {run.model} has no attention; leave it out, or train "
-            "--model lstm_attention or gru_attention, or a transformer with --pooling attention"
+            "one that ends in _attention, or a transformer with --pooling attention"
         )
     sequences = read_sequences(config.data_path, run, meaning.layout, need_targets=False)
     backend = load_backend(config.backend or run.backend)

@@ -280,7 +280,7 @@ INJECTIONS = {
         "Attention takes True in its mask for a position to ignore, as torch's key_padding_mask does.",
         mask_sense,
         {"model": "lstm_attention"},
-        "--model lstm_attention or gru_attention, or --pooling attention",
+        "a model that ends in _attention, or --pooling attention",
         lambda model, rule, short: model.attends,
     ),
     "gru_reset_before": Injection(

@@ -46,7 +46,7 @@ class Architecture:
     )
     self_attention: bool = option(
         False,
-        "gru_attention, lstm_attention: the outputs first attend to each other, in --num_heads",
+        "models that end in _attention: the outputs first attend to each other, in --num_heads",
     )
     num_heads: int = option(
         4,
@@ -96,7 +96,7 @@ class Architecture:
         validate(self)
         if self.self_attention and not (self.recurrent and self.attends):
             raise ConfigError(
-                "--self_attention: is for --model gru_attention or lstm_attention; a transformer "
+                "--self_attention: is for the models that end in _attention; a transformer "
                 "has it, the others have no attention"
             )
         width = self.hidden_size * (2 if self.bidirectional else 1)
