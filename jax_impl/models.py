@@ -206,6 +206,7 @@ MODELS = {
     "rnn": recurrent_model,
     "gru": recurrent_model,
     "lstm": recurrent_model,
+    "rnn_attention": attention_model,
     "gru_attention": attention_model,
     "lstm_attention": attention_model,
     "transformer": transformer_model,

@@ -152,6 +152,7 @@ CASES = [
     Case("lstm", layers=2, dropout=0.4, task="classification"),
     Case("lstm", bidirectional=True, ragged=True, state=True),
     Case("lstm", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
+    Case("rnn_attention", ragged=True, nonlinearity="relu"),
     Case("gru_attention", reset_after=False),
     Case("gru_attention", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
     Case("lstm_attention"),

@@ -16,9 +16,9 @@ Task = Literal["regression", "classification"]
 class Architecture:
     """Model"""
 
-    model: Literal["rnn", "gru", "lstm", "gru_attention", "lstm_attention", "transformer"] = option(
-        "lstm_attention", "which model"
-    )
+    model: Literal[
+        "rnn", "gru", "lstm", "rnn_attention", "gru_attention", "lstm_attention", "transformer"
+    ] = option("lstm_attention", "which model")
     hidden_size: int = option(
         64, "hidden units of each layer and direction", "a whole number >= 1", lambda n: n >= 1
     )

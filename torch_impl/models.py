@@ -224,6 +224,7 @@ MODELS = {
     "rnn": RecurrentModel,
     "gru": RecurrentModel,
     "lstm": RecurrentModel,
+    "rnn_attention": AttentionModel,
     "gru_attention": AttentionModel,
     "lstm_attention": AttentionModel,
     "transformer": TransformerModel,
