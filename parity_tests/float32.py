@@ -1,9 +1,9 @@
-"""How far each float32 LSTM is from the float64 truth, beside the frameworks' own layers.
+"""How far each float32 layer is from the float64 truth, beside the frameworks' own layers.
 
     python -m parity_tests.float32
 
 prints, for every case, the normwise relative error of the outputs and the largest one of the
-gradients, and its ratio to torch.nn.LSTM's (torch side) or flax.linen.RNN's (JAX side).
+gradients, and its ratio to torch.nn's layer (torch side) or flax.linen's (JAX side).
 """
 
 from collections.abc import Callable
@@ -18,14 +18,19 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import jax_impl
 import torch_impl
+from jax_impl.arrays import to_tree
+from parity import maps
 from parity_tests.compare import in_jax, in_torch, relative_error
-from spec.params import recurrent_schema
+from spec.params import encoder_schema, recurrent_schema
+
+HEADS = 4
 
 
 @dataclass(frozen=True)
 class Case:
-    """Sizes, and how far the weights are scaled up from torch's initial ones."""
+    """A layer, its sizes, and how far the weights are scaled up from torch's initial ones."""
 
+    layer: str
     T: int
     B: int
     D: int
@@ -34,7 +39,7 @@ class Case:
     ragged: bool = False
 
     def __str__(self) -> str:
-        words = f"T{self.T}-B{self.B}-D{self.D}-H{self.H}-x{self.scale:g}"
+        words = f"{self.layer}-T{self.T}-B{self.B}-D{self.D}-H{self.H}-x{self.scale:g}"
         return words + "-ragged" * self.ragged
 
     @property
@@ -49,9 +54,12 @@ class Case:
     @property
     def leaves(self) -> dict[str, np.ndarray]:
         draw = np.random.default_rng(7)
-        schema = recurrent_schema("lstm", self.D, self.H, 1, False)
+        if self.layer == "transformer":
+            schema = encoder_schema(self.H, 4 * self.H, 1, norm_first=False)
+        else:
+            schema = recurrent_schema(self.layer, self.D, self.H, 1, False)
         leaves = {
-            name: draw.uniform(-spec.bound, spec.bound, spec.shape) * self.scale
+            name: spec.center + draw.uniform(-spec.bound, spec.bound, spec.shape) * self.scale
             for name, spec in schema.items()
         }
         leaves["inputs"] = np.where(self.mask, draw.normal(size=(self.B, self.T, self.D)), 0)
@@ -65,10 +73,15 @@ class Case:
 
 
 CASES = [
-    Case(50, 16, 8, 32),
-    Case(200, 8, 1, 16),
-    Case(100, 4, 12, 64, scale=3.0),
-    Case(60, 16, 5, 24, ragged=True),
+    Case("lstm", 50, 16, 8, 32),
+    Case("lstm", 200, 8, 1, 16),
+    Case("lstm", 100, 4, 12, 64, scale=3.0),
+    Case("lstm", 60, 16, 5, 24, ragged=True),
+    Case("gru", 50, 16, 8, 32),
+    Case("gru", 100, 4, 12, 64, scale=3.0),
+    Case("gru", 60, 16, 5, 24, ragged=True),
+    Case("transformer", 50, 16, 32, 32),
+    Case("transformer", 60, 16, 24, 24, scale=3.0, ragged=True),
 ]
 
 
@@ -77,14 +90,29 @@ def weights(leaves):
 
 
 def ours_in_torch(layers, case, leaves):
-    module = layers.LSTM(case.D, case.H)
     lengths = torch.tensor(case.lengths) if case.ragged else None
-    arguments = (leaves["inputs"], lengths)
-    return {"outputs": torch.func.functional_call(module, weights(leaves), arguments)[0]}
+    if case.layer == "transformer":
+        layers = torch_impl.fast if layers is torch_impl.fast else torch_impl.encoder
+        module = layers.TransformerEncoder(case.H, HEADS, 4 * case.H)
+        given = weights(leaves), (leaves["inputs"], lengths)
+        return {"outputs": torch.func.functional_call(module, *given)}
+    module = {"lstm": layers.LSTM, "gru": layers.GRU}[case.layer](case.D, case.H)
+    given = weights(leaves), (leaves["inputs"], lengths)
+    return {"outputs": torch.func.functional_call(module, *given)[0]}
 
 
 def torch_nn(case, leaves):
-    module, inputs = torch.nn.LSTM(case.D, case.H, batch_first=True), leaves["inputs"]
+    if case.layer == "transformer":
+        layer = torch.nn.TransformerEncoderLayer(
+            case.H, HEADS, 4 * case.H, 0.0, "gelu", batch_first=True
+        )
+        module = torch.nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+        padding = {"src_key_padding_mask": torch.tensor(~case.mask[..., 0])} if case.ragged else {}
+        given = weights(leaves), (leaves["inputs"],), padding
+        outputs = torch.func.functional_call(module, *given)
+        return {"outputs": torch.where(torch.tensor(case.mask), outputs, 0)}
+    module = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[case.layer]
+    module, inputs = module(case.D, case.H, batch_first=True), leaves["inputs"]
     if case.ragged:
         lengths = torch.tensor(case.lengths)
         inputs = pack_padded_sequence(inputs, lengths, batch_first=True, enforce_sorted=False)
@@ -96,32 +124,59 @@ def torch_nn(case, leaves):
 
 def ours_in_jax(layers, case, leaves):
     lengths = jnp.asarray(case.lengths) if case.ragged else None
-    return {"outputs": layers.lstm(weights(leaves), leaves["inputs"], lengths)[0]}
+    given = leaves["inputs"], lengths
+    if case.layer == "transformer":
+        encoder = jax_impl.encoder.transformer_encoder
+        return {"outputs": encoder(to_tree(weights(leaves)), *given, num_heads=HEADS)}
+    run = {"lstm": layers.lstm, "gru": layers.gru}[case.layer]
+    return {"outputs": run(weights(leaves), *given)[0]}
 
 
-def flax_linen(cell, case, leaves):
-    """The same weights as flax's cells name them: a kernel [in, out] a gate, one bias."""
-    own: dict[str, dict] = {}
-    bias = leaves["bias_ih_l0"] + leaves["bias_hh_l0"]
-    for gate, part in zip("ifgo", jnp.split(bias, 4), strict=True):
-        own[f"h{gate}"] = {"bias": part}
-    for source, letter in (("weight_ih_l0", "i"), ("weight_hh_l0", "h")):
-        for gate, part in zip("ifgo", jnp.split(leaves[source], 4), strict=True):
-            own.setdefault(f"{letter}{gate}", {})["kernel"] = part.T
+class EncoderLayer(flax.linen.Module):
+    """A post-norm layer of flax's own parts, every default that differs from torch's written."""
+
+    case: Case
+
+    @flax.linen.compact
+    def __call__(self, x, mask):
+        def norm(name):
+            return flax.linen.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
+
+        attention = flax.linen.MultiHeadDotProductAttention(HEADS, name="self_attn")
+        x = norm("norm1")(x + attention(x, mask=mask))
+        units = flax.linen.Dense(4 * self.case.H, name="linear1")(x)
+        units = flax.linen.gelu(units, approximate=False)
+        return norm("norm2")(x + flax.linen.Dense(self.case.H, name="linear2")(units))
+
+
+def flax_linen(case, leaves):
+    """The same weights as flax's layers name them."""
+    if case.layer == "transformer":
+        parts = {"self_attn": maps.linen.multi_head_attention("layers.0.self_attn.", heads=HEADS)}
+        for name in ("linear1", "linear2"):
+            parts[name] = maps.linen.linear(f"layers.0.{name}.")
+        for name in ("norm1", "norm2"):
+            parts[name] = maps.linen.layer_norm(f"layers.0.{name}.")
+        given = leaves["inputs"], case.mask[:, None, None, :, 0]
+        outputs = EncoderLayer(case).apply({"params": maps.join(parts)(leaves)}, *given)
+        return {"outputs": jnp.where(case.mask, outputs, 0)}
+    cell, maker = {
+        "lstm": (flax.linen.OptimizedLSTMCell, maps.linen.lstm_cell),
+        "gru": (flax.linen.GRUCell, maps.linen.gru_cell),
+    }[case.layer]
     rnn = flax.linen.RNN(cell(case.H, parent=None))
-    lengths = jnp.asarray(case.lengths)
-    outputs = rnn.apply({"params": {"cell": own}}, leaves["inputs"], seq_lengths=lengths)
+    given = leaves["inputs"], jnp.asarray(case.lengths)
+    outputs = rnn.apply({"params": {"cell": maker()(leaves)}}, given[0], seq_lengths=given[1])
     return {"outputs": jnp.where(case.mask, outputs, 0)}
 
 
-JAX_CELLS = {"LSTMCell": flax.linen.LSTMCell, "OptimizedLSTMCell": flax.linen.OptimizedLSTMCell}
 IN_TORCH: dict[str, Callable] = {
-    "torch.nn.LSTM": torch_nn,
+    "torch.nn": torch_nn,
     "torch loop": partial(ours_in_torch, torch_impl.recurrent),
     "torch fast": partial(ours_in_torch, torch_impl.fast),
 }
 IN_JAX: dict[str, Callable] = {
-    "flax.linen.RNN": partial(flax_linen, JAX_CELLS["OptimizedLSTMCell"]),
+    "flax.linen": flax_linen,
     "JAX scan": partial(ours_in_jax, jax_impl.recurrent),
     "JAX fast": partial(ours_in_jax, jax_impl.fast),
 }
@@ -142,7 +197,7 @@ def errors(case: Case) -> dict[str, tuple[float, float]]:
 
 def ratios(found: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
     """Divide the errors of our implementations by those of the framework's own layer."""
-    own = {"torch": found["torch.nn.LSTM"], "JAX": found["flax.linen.RNN"]}
+    own = {"torch": found["torch.nn"], "JAX": found["flax.linen"]}
     return {
         name: tuple(np.divide(error, own[name.split()[0]]).tolist())
         for name, error in found.items()
@@ -152,13 +207,13 @@ def ratios(found: dict[str, tuple[float, float]]) -> dict[str, tuple[float, floa
 
 def main() -> None:
     head = ("case", "implementation", "outputs", "ratio", "gradients", "ratio")
-    print("{:<26}{:<18}{:>10}{:>7}{:>11}{:>7}".format(*head))
+    print("{:<40}{:<16}{:>8}{:>7}{:>11}{:>7}".format(*head))
     for case in CASES:
         found = errors(case)
         factors = ratios(found)
         for name, (outputs, gradients) in found.items():
             a, b = (f"{x:.2f}" for x in factors[name]) if name in factors else ("", "")
-            print(f"{case!s:<26}{name:<18}{outputs:>10.1e}{a:>7}{gradients:>11.1e}{b:>7}")
+            print(f"{case!s:<40}{name:<16}{outputs:>8.1e}{a:>7}{gradients:>11.1e}{b:>7}")
 
 
 if __name__ == "__main__":
