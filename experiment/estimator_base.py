@@ -34,7 +34,8 @@ class SequenceEstimator(BaseEstimator):
     told otherwise, so a fit repeats its bits; `dtype` is float64, as rounding in float32 is above
     the 1e-7 to which scikit-learn demands that weights equal repetitions.
 
-    Other than in train.py: `random_state` is its `seed`, and may be None or a RandomState;
+    Other than in train.py: `attention_score` is its `score`, which scikit-learn has as a method;
+    `random_state` is its `seed`, and may be None or a RandomState;
     `valid_fraction` is 0, and where it is not, the weights of the epoch with the least validation
     loss are kept; `callbacks` are called with an `Epoch` after each, and a true answer stops.
 
@@ -55,6 +56,8 @@ class SequenceEstimator(BaseEstimator):
     dropout: float = 0.0
     nonlinearity: str = "tanh"
     reset_after: bool = True
+    attention_score: str = "additive"
+    self_attention: bool = False
     num_heads: int = 4
     feedforward_size: int | None = None
     positions: str = "sinusoidal"
@@ -120,10 +123,11 @@ class SequenceEstimator(BaseEstimator):
             for name, value in self.get_params(deep=False).items()
             if name not in ("random_state", "callbacks", "class_weight")
         }
+        score = given.pop("attention_score")
         with parameter_errors():
             if given["num_features"] is None:
                 raise ConfigError("num_features None: expected a whole number >= 1")
-            return RunConfig(**given, seed=seed)
+            return RunConfig(**given, score=score, seed=seed)
 
     def _read(self, X: Any, y: Any, sample_weight: Any, reset: bool = False) -> tuple:
         """Return inputs, lengths, y and weights of the sequences whose weight is above 0."""

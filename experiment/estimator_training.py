@@ -45,7 +45,9 @@ def parameter_errors() -> Iterator[None]:
     try:
         yield
     except (ConfigError, DataError, OverflowError) as error:
-        raise ValueError(str(error).replace("--", "")) from None
+        raise ValueError(
+            str(error).replace("--score", "attention_score").replace("--", "")
+        ) from None
 
 
 def train(

@@ -97,7 +97,9 @@ def test_the_parameters_are_the_options_of_train(make):
     """All that decide on model, optimiser and place, with their defaults but for the dtype."""
     params = make().get_params()
     expected = {f.name: f.default for c in (Architecture, UpdateRule, Execution) for f in fields(c)}
-    expected |= {f.name: f.default for f in fields(RunConfig) if f.name in params}
+    training = {"backend", "num_features", "epochs", "batch_size", "valid_fraction", "patience"}
+    expected |= {f.name: f.default for f in fields(RunConfig) if f.name in training}
+    expected["attention_score"] = expected.pop("score")  # a method in scikit-learn
     ours = {"dtype": "float64", "num_features": 1, "valid_fraction": 0.0}
     assert params == expected | ours | {
         name: params[name]
@@ -164,6 +166,12 @@ def test_a_shorter_sequence_is_read_to_its_end_only(make, y, backend):
             X,
             LABELS,
             "^num_heads 3: must divide hidden_size 4",
+        ),
+        (
+            {"attention_score": "dott"},
+            X,
+            LABELS,
+            "^attention_score 'dott': expected one of additive",
         ),
         ({"valid_fraction": 0.01}, X, LABELS, "^valid_fraction 0.01 of 10 rows is 0"),
         ({"random_state": "one"}, X, LABELS, "'one' cannot be used to seed"),
