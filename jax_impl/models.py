@@ -192,7 +192,7 @@ def transformer_model(
       predictions [B, O]; with pooling "attention" its weights [B, T], zero past each end.
     """
     y, weights = encode(config, params, inputs, lengths, keep, layers), None
-    pooled = y[:, -1] if lengths is None else y[jnp.arange(len(y)), lengths - 1]
+    pooled = y[:, -1] if lengths is None else y[jnp.arange(y.shape[0]), lengths - 1]
     if config.pooling == "attention":
         valid = None if lengths is None else real_steps(lengths, y.shape[1])
         attend = attention_over_steps(config)

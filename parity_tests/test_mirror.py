@@ -13,6 +13,16 @@ FILES = sorted(path.name for path in (ROOT / "torch_impl").glob("*.py"))
 # What one framework needs and the other has of its own.
 ONLY_TORCH = {
     "arrays.py": {"add_parameters": "JAX has no modules to hold parameters"},
+    "export.py": {
+        "OpenEmbedding": "in JAX the places in time are passed as parameters",
+        "quiet": "JAX has no word to say of an export",
+        "write_torchscript": "of torch's formats; JAX has one, for which export is enough",
+        "write_torch_export": "of torch's formats",
+        "unroll_scan": "jax.export keeps the loop of recurrent.py",
+        "reset_before": "a loop for TorchScript",
+        "unroll_gru": "a loop for TorchScript",
+        "with_unroll": "layers with these loops",
+    },
     "optimizers.py": {"GradientTransformation": "optax has it"},
     "training.py": {"flatten": "jax.flatten_util.ravel_pytree and optax.flatten in JAX"},
 }

@@ -92,6 +92,12 @@ class Architecture:
         """Whether attention over the encoder's outputs stands before the head."""
         return self.pooling == "attention" if not self.recurrent else self.model != self.cell
 
+    @property
+    def longest(self) -> int | None:
+        """Most steps of a sequence that the model can read; None for any number."""
+        learned = not self.recurrent and self.positions == "learned"
+        return self.max_length if learned else None
+
     def __post_init__(self) -> None:
         validate(self)
         if self.self_attention and not (self.recurrent and self.attends):

@@ -128,9 +128,14 @@ def sinusoidal_positions(time: int, size: int) -> np.ndarray:
 
     Source: Vaswani et al. (2017), section 3.5.
     """
+    angle = np.arange(time)[:, None] / position_rates(size)
+    return np.where(np.arange(size) % 2, np.cos(angle), np.sin(angle))
+
+
+def position_rates(size: int) -> np.ndarray:
+    """Return what a step is divided by in each column of `sinusoidal_positions`, [size]."""
     column = np.arange(size)
-    angle = np.arange(time)[:, None] / 10000.0 ** ((column - column % 2) / size)
-    return np.where(column % 2, np.cos(angle), np.sin(angle))
+    return 10000.0 ** ((column - column % 2) / size)
 
 
 def split_layers(params: Mapping[str, Any]) -> list[list[dict[str, Any]]]:

@@ -210,7 +210,7 @@ class TransformerModel(nn.Module):
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
         y, weights = encode(self, inputs, lengths, keep), None
-        rows = torch.arange(len(y), device=y.device)
+        rows = torch.arange(y.shape[0], device=y.device)
         pooled = y[:, -1] if lengths is None else y[rows, lengths - 1]
         if self.config.pooling == "attention":
             valid = None if lengths is None else real_steps(lengths, y.shape[1])

@@ -1,0 +1,18 @@
+"""What stands between the numbers of the data and those of the model."""
+
+from typing import Protocol
+
+import numpy as np
+
+
+class Units(Protocol):
+    """Means and standard deviations, float64: of inputs [D] and of regression targets [O].
+
+    A model reads (reading - input_mean) / input_std, and 0 where a reading is missing; a target is
+    its output * target_std + target_mean.
+    """
+
+    input_mean: np.ndarray
+    input_std: np.ndarray
+    target_mean: np.ndarray
+    target_std: np.ndarray

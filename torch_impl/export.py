@@ -1,0 +1,230 @@
+"""The model as a program of its own, from readings to answers in the unit of the data.
+
+Dimensions: B batch, T time, D input features, H hidden units, O outputs (targets or classes).
+"""
+
+import io
+import warnings
+from collections import namedtuple
+from collections.abc import Mapping
+from contextlib import contextmanager
+from functools import cache, partial
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from spec.config import ModelConfig
+from spec.params import position_rates
+from spec.units import Units
+from torch_impl import fast, recurrent
+from torch_impl.cells import GRUCell, LSTMCell, RNNCell
+from torch_impl.encoder import Embedding
+from torch_impl.models import sequence_model
+
+RECORD = "seqduet.json"
+
+
+def positions(time: int, size: int) -> Float[Tensor, "T H"]:
+    """Return `sinusoidal_positions` of a time that is not known yet, float64 [time, size]."""
+    angle = torch.arange(time, dtype=torch.float64)[:, None] / torch.tensor(position_rates(size))
+    odd = torch.arange(size) % 2 == 1
+    return torch.where(odd, torch.cos(angle), torch.sin(angle))
+
+
+class OpenEmbedding(Embedding):
+    """`Embedding` with places in time that are computed in the program, for any time."""
+
+    def forward(self, inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
+        x = inputs @ self.weight.T + self.bias
+        return x + positions(x.shape[1], self.out_features).to(x.dtype)
+
+
+class Answers(nn.Module):
+    """Scale readings, run the model, answer in the unit of the data.
+
+    Args:
+      inputs: readings [B, T, D], float64, NaN where one is missing, which is taken for its
+        feature's mean; what stands past a sequence's end is ignored.
+      lengths: real steps of each sequence [B], 1 <= length <= T.
+
+    Returns:
+      float64 [B, O]: predictions, or the probabilities of the classes.
+    """
+
+    def __init__(self, config: ModelConfig, model: nn.Module, units: Units):
+        super().__init__()
+        self.config = config
+        self.model = model
+        for name in ("input_mean", "input_std", "target_mean", "target_std"):
+            self.register_buffer(name, torch.tensor(getattr(units, name)))
+
+    def forward(
+        self, inputs: Float[Tensor, "B T D"], lengths: Int[Tensor, " B"]
+    ) -> Float[Tensor, "B O"]:
+        scaled = (inputs - self.input_mean) / self.input_std
+        scaled = torch.where(torch.isnan(scaled), 0.0, scaled).to(self.model.head.bias.dtype)
+        outputs = self.model(scaled, lengths).predictions.to(torch.float64)
+        if self.config.task == "classification":
+            return torch.softmax(outputs, dim=-1)
+        return outputs * self.target_std + self.target_mean
+
+
+def export(
+    config: ModelConfig,
+    arrays: Mapping[str, np.ndarray],
+    units: Units,
+    format: str,
+    record: str,
+) -> bytes:
+    """Write `Answers` as a program whose batch and length stay open.
+
+    Args:
+      config: of the model.
+      arrays: its parameters by name, in the dtype to compute in.
+      units: of the readings and of the answers.
+      format: one of `FORMATS`.
+      record: text to travel in the file, where the format has room for it.
+    """
+    layers, write = FORMATS[format]
+    model = sequence_model(config, layers if config.recurrent else fast)
+    if not config.recurrent and config.positions == "sinusoidal":
+        model.embedding = OpenEmbedding(config.input_size, config.hidden_size)
+    named = {name: torch.tensor(array) for name, array in arrays.items()}
+    model.load_state_dict(named, assign=True)
+    program = Answers(config, model, units).eval().requires_grad_(False)
+    B, T = 3, min(5, config.longest or 5)  # of the example that is traced
+    inputs = torch.zeros(B, T, config.input_size, dtype=torch.float64)
+    example = {"inputs": inputs, "lengths": torch.full((B,), T)}
+    file = io.BytesIO()
+    with quiet():
+        write(program, example, file, {RECORD: record})
+    return file.getvalue()
+
+
+def run(content: bytes, format: str, inputs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Read a program as a stranger would, who has nothing but the file, and run it."""
+    file = io.BytesIO(content)
+    with quiet(), torch.no_grad():
+        program = torch.jit.load(file) if format == "torchscript" else torch.export.load(file)
+        program = program if format == "torchscript" else program.module()
+        return program(inputs=torch.tensor(inputs), lengths=torch.tensor(lengths)).numpy()
+
+
+@contextmanager
+def quiet():
+    """Silence what torch says of TorchScript: that it is deprecated, and of ways to trace wrongly.
+
+    Whether a trace is wrong is seen by running it at other sizes.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        yield
+
+
+def write_torchscript(program, example, file, extra):
+    """Trace the kernels of `fast.py`; a trace has no loops, so none may run in Python."""
+    reset_before()  # as one trace cannot begin within another
+    traced = torch.jit.trace(program, example_kwarg_inputs=example, check_trace=False)
+    torch.jit.save(traced, file, _extra_files=extra)
+
+
+def write_torch_export(program, example, file, extra):
+    """Export loops by `scan`; torch.export unrolls any other, that of the LSTM kernel included."""
+    batch = torch.export.Dim("batch", min=1)
+    time = torch.export.Dim("time", min=1, max=program.config.longest)
+    shapes = {"inputs": {0: batch, 1: time}, "lengths": {0: batch}}
+    exported = torch.export.export(program, (), example, dynamic_shapes=shapes)
+    torch.export.save(exported, file, extra_files=extra)
+
+
+def unroll_scan(cell, weights, inputs, valid, state, reverse, **options):
+    """Unroll a cell as `recurrent.unroll` does, by a loop that stays one when exported."""
+    from torch._higher_order_ops.scan import scan  # a prototype in torch 2.13
+
+    own = namedtuple("Cell", [*weights, *options])(**weights, **options)
+    twice = options.get("reset_after") is False  # it reads weight_hh whole and in part
+
+    def advance(state, now):
+        x, here = now
+        # What a scan's step reads may not share memory.
+        used = own._replace(weight_hh=own.weight_hh.clone()) if twice else own
+        advanced = (
+            cell.forward(used, x, state) if len(state) == 2 else [cell.forward(used, x, *state)]
+        )
+        held = [torch.where(here, new, old) for new, old in zip(advanced, state, strict=True)]
+        return held, torch.where(here, held[0], 0.0)
+
+    over_time = [inputs.transpose(0, 1), valid.T[..., None]]
+    state, outputs = scan(advance, [part.clone() for part in state], over_time, reverse=reverse)
+    return outputs.transpose(0, 1), tuple(state)
+
+
+@cache
+def reset_before():
+    """Script the time loop of the GRU that no kernel does; its step is `GRUCell`, traced."""
+
+    def step(x, h, weight_ih, weight_hh, bias_ih, bias_hh):
+        weights = {"weight_ih": weight_ih, "weight_hh": weight_hh}
+        biases = {"bias_ih": bias_ih, "bias_hh": bias_hh}
+        return GRUCell.forward(SimpleNamespace(**weights, **biases, reset_after=False), x, h)
+
+    D, H = 2, 3
+    shapes = (1, D), (1, H), (3 * H, D), (3 * H, H), (3 * H,), (3 * H,)
+    advance = torch.jit.trace(step, tuple(map(torch.zeros, shapes)))
+
+    def loop(
+        inputs: Tensor,
+        valid: Tensor,
+        h: Tensor,
+        weight_ih: Tensor,
+        weight_hh: Tensor,
+        bias_ih: Tensor,
+        bias_hh: Tensor,
+        reverse: bool,
+    ) -> tuple[Tensor, Tensor]:
+        outputs: list[Tensor] = []
+        for n in range(inputs.shape[1]):
+            t = inputs.shape[1] - 1 - n if reverse else n
+            here = valid[:, t, None]
+            h = torch.where(
+                here, advance(inputs[:, t], h, weight_ih, weight_hh, bias_ih, bias_hh), h
+            )
+            outputs.append(torch.where(here, h, 0.0))
+        if reverse:
+            outputs.reverse()
+        return torch.stack(outputs, dim=1), h
+
+    return torch.jit.script(loop)
+
+
+def unroll_gru(weights, inputs, valid, state, reverse, reset_after=True):
+    """Unroll `GRUCell` with no loop in Python."""
+    if reset_after:
+        return fast.unroll_gru(weights, inputs, valid, state, reverse)
+    outputs, h = reset_before()(inputs, valid, *state, *weights.values(), reverse)
+    return outputs, (h,)
+
+
+def with_unroll(layers, **unroll):
+    """Return layers of a module that unroll in another way."""
+    changed = {
+        name: type(name, (getattr(recurrent, name),), {"unroll": staticmethod(function)})
+        for name, function in unroll.items()
+    }
+    return SimpleNamespace(**vars(layers) | changed)
+
+
+SCANNED = with_unroll(
+    recurrent,
+    RNN=partial(unroll_scan, RNNCell),
+    GRU=partial(unroll_scan, GRUCell),
+    LSTM=partial(unroll_scan, LSTMCell),
+)
+FORMATS = {
+    "torchscript": (with_unroll(fast, GRU=unroll_gru), write_torchscript),
+    "torch_export": (SCANNED, write_torch_export),
+}
