@@ -12,6 +12,8 @@ ALLOWED = {
     "data": {"numpy", "tqdm", "spec", "data"},
     "torch_impl": {"torch", "numpy", "jaxtyping", "spec", "torch_impl"},
     "jax_impl": {"jax", "flax", "optax", "numpy", "jaxtyping", "spec", "jax_impl"},
+    # The models a third time: it exports from either backend, with neither installed.
+    "onnx_impl": {"onnx", "onnxruntime", "numpy", "spec", "onnx_impl"},
     "experiment": {"numpy", "filelock", "yaml", "tqdm", "sklearn", "spec", "data", "experiment"},
     "report": {"numpy", "matplotlib", "spec", "experiment", "report"},
 }
@@ -39,7 +41,7 @@ def test_folder_imports_only_what_it_may(folder):
         assert imported(path) <= ALLOWED[folder], path
 
 
-@pytest.mark.parametrize("command", ["train.py", "predict.py", "inspect_model.py"])
+@pytest.mark.parametrize("command", ["train.py", "predict.py", "export.py", "inspect_model.py"])
 def test_commands_import_no_framework(command):
     assert imported(ROOT / command) <= COMMANDS
 

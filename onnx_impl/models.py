@@ -1,0 +1,123 @@
+"""The models of `spec.reference`, as ONNX operators.
+
+Dimensions: B batch, T time, D input features, H hidden units, F features of an encoder output, O
+outputs (targets or class logits).
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+from onnx import TensorProto
+
+from onnx_impl.encoder import embedding, linear, transformer_encoder
+from onnx_impl.graph import Graph, whole
+from spec.config import ModelConfig
+from spec.params import split_layers
+
+# Blocks of ours that make up ONNX's: a GRU's z, r, h from r, z, n; an LSTM's i, o, f, c from i, f,
+# g, o.
+ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
+
+
+def steps(graph: Graph, inputs: str) -> str:
+    """Count the steps of inputs [B, T, D] from 0: whole numbers [T]."""
+    T = graph("Gather", graph("Shape", inputs), np.int64(1), axis=0)
+    return graph("Range", np.int64(0), T, np.int64(1))
+
+
+def gates(config: ModelConfig, *parts: np.ndarray) -> np.ndarray:
+    """Put the gates of each part in ONNX's order, and the parts end to end."""
+    order = ORDER[config.cell]
+    blocks = [np.split(part, len(order)) for part in parts]
+    return np.concatenate([own[n] for own in blocks for n in order])
+
+
+def recurrent(
+    graph: Graph, config: ModelConfig, params: Mapping[str, np.ndarray], inputs: str, lengths: str
+) -> tuple[str, str]:
+    """Run recurrent layers over inputs [B, T, D]; return outputs [T, B, F], last state [B, F]."""
+    options = {
+        "rnn": {"activations": [config.nonlinearity.capitalize()] * config.directions},
+        "gru": {"linear_before_reset": int(config.reset_after)},
+        "lstm": {},
+    }[config.cell]
+    direction = "bidirectional" if config.bidirectional else "forward"
+    lengths = graph("Cast", lengths, to=TensorProto.INT32)
+    outputs, last = graph("Transpose", inputs, perm=(1, 0, 2)), ""
+    for directions in split_layers(params):
+        outputs, last = graph(
+            config.cell.upper(),
+            outputs,
+            np.stack([gates(config, own["weight_ih"]) for own in directions]),
+            np.stack([gates(config, own["weight_hh"]) for own in directions]),
+            np.stack([gates(config, own["bias_ih"], own["bias_hh"]) for own in directions]),
+            lengths,
+            outputs=2,
+            hidden_size=config.hidden_size,
+            direction=direction,
+            **options,
+        )
+        by_step = graph("Transpose", outputs, perm=(0, 2, 1, 3))  # [T, B, directions, H]
+        outputs = graph("Reshape", by_step, whole(0, 0, -1))
+    by_sequence = graph("Transpose", last, perm=(1, 0, 2))
+    return outputs, graph("Reshape", by_sequence, whole(0, -1))
+
+
+def additive_attention(
+    graph: Graph, params: Mapping[str, np.ndarray], query: str, keys: str, valid: str
+) -> str:
+    """Attend with queries [B, F] over keys [B, T, F]; return contexts [B, F]."""
+    from_query = graph("Unsqueeze", graph("MatMul", query, params["W_a"].T), whole(1))
+    compared = graph("Tanh", graph("Add", from_query, graph("MatMul", keys, params["U_a"].T)))
+    scores = graph("MatMul", compared, params["v_a"])
+    lowest = np.finfo(params["v_a"].dtype).min
+    weights = graph("Softmax", graph("Where", valid, scores, lowest), axis=-1)
+    weights = graph("Where", valid, weights, np.zeros_like(lowest))
+    context = graph("MatMul", graph("Unsqueeze", weights, whole(1)), keys)
+    return graph("Squeeze", context, whole(1))
+
+
+def pool(
+    graph: Graph,
+    config: ModelConfig,
+    params: Mapping[str, np.ndarray],
+    y: str,
+    lengths: str,
+    times: str,
+) -> str:
+    """Reduce steps [B, T, H] to one vector a sequence: their mean, their last, what it attends to."""
+    ends = graph("Unsqueeze", lengths, whole(1))
+    if config.pooling == "mean":
+        total = graph("ReduceSum", y, whole(1), keepdims=0)
+        return graph("Div", total, graph("CastLike", ends, y))
+    is_last = graph("Equal", times, graph("Sub", ends, np.int64(1)))
+    alone = graph("Mul", y, graph("CastLike", graph("Unsqueeze", is_last, whole(2)), y))
+    last = graph("ReduceSum", alone, whole(1), keepdims=0)
+    if config.pooling == "last":
+        return last
+    return additive_attention(graph, params, last, y, graph("Less", times, ends))
+
+
+def model(
+    graph: Graph, config: ModelConfig, arrays: Mapping[str, np.ndarray], inputs: str, lengths: str
+) -> str:
+    """Run a whole model on scaled inputs [B, T, D]; return predictions [B, O]."""
+
+    def part(name: str) -> dict[str, np.ndarray]:
+        return {n.removeprefix(name): a for n, a in arrays.items() if n.startswith(name)}
+
+    times = steps(graph, inputs)
+    valid = graph("Less", times, graph("Unsqueeze", lengths, whole(1)))
+    zero = np.zeros((), arrays["head.bias"].dtype)
+    inputs = graph("Where", graph("Unsqueeze", valid, whole(2)), inputs, zero)
+    if config.recurrent:
+        outputs, features = recurrent(graph, config, part(f"{config.cell}."), inputs, lengths)
+        if config.attends:
+            keys = graph("Transpose", outputs, perm=(1, 0, 2))
+            context = additive_attention(graph, part("attention."), features, keys, valid)
+            features = graph("Concat", context, features, axis=-1)
+    else:
+        x = embedding(graph, part("embedding."), inputs, times)
+        y = transformer_encoder(graph, config, part("transformer."), x, valid, times)
+        features = pool(graph, config, part("attention."), y, lengths, times)
+    return linear(graph, part("head."), "", features)

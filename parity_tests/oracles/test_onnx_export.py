@@ -1,0 +1,112 @@
+"""Exported ONNX files in onnxruntime, against the NumPy reference and against either backend."""
+
+import json
+
+import numpy as np
+import pytest
+
+import export
+import train
+from parity_tests.cases import CASES
+from parity_tests.compare import assert_same, relative_error
+from parity_tests.oracles.ours import LARGEST
+from parity_tests.test_checkpoint import OPTIONS, data  # noqa: F401  a fixture
+from parity_tests.test_export import answers_of, true_answers, units_of
+from spec.errors import ConfigError
+
+REASON = "make oracles installs it"
+onnx = pytest.importorskip("onnx", reason=REASON)
+onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
+
+NAME = "export.py, onnx (float32)"
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_file_matches_reference(case):
+    """In float32, for which alone onnxruntime has recurrent operators."""
+    found = answers_of("onnx", case, "float32")
+    narrow = {name: array.astype(np.float32) for name, array in case.params.items()}
+    expected = true_answers(case, narrow)
+    errors = [relative_error(found[name], expected[name]) for name in expected]
+    LARGEST[NAME] = max(LARGEST.get(NAME, 0.0), *errors)
+    # Sums of 4 products in float32: rounding reaches 1e-7, a swapped gate 1e-1.
+    assert_same(found, expected, 5e-7)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [c for c in CASES if not c.config.recurrent and c.activation != "gelu"],
+    ids=str,
+)
+def test_transformer_in_float64(case):
+    """But for Erf, which the GELU takes, onnxruntime has a Transformer's operators in float64."""
+    assert_same(answers_of("onnx", case, "float64"), true_answers(case, case.params))
+
+
+def test_no_more_steps_than_learned_positions():
+    import onnx_impl
+
+    case = next(case for case in CASES if case.positions == "learned")
+    content = onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+    T = case.config.longest + 1
+    with pytest.raises(Exception, match="out of data bounds"):
+        onnx_impl.run(content, "onnx", np.zeros((1, T, case.features)), np.array([T]))
+
+
+def test_names_open_sizes_and_labels_stand_in_the_file():
+    import onnx_impl
+
+    case = next(case for case in CASES if case.task == "classification" and case.config.attends)
+    narrow = {name: array.astype(np.float32) for name, array in case.params.items()}
+    record = json.dumps({"classes": ["low", "high"]})
+    content = onnx_impl.export(case.config, narrow, units_of(case), "onnx", record)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    described = [(i.name, i.type, i.shape) for i in (*session.get_inputs(), *session.get_outputs())]
+    assert described == [
+        ("inputs", "tensor(double)", ["batch", "time", case.features]),
+        ("lengths", "tensor(int64)", ["batch"]),
+        ("probabilities", "tensor(double)", ["batch", case.config.output_size]),
+    ]
+    assert session.get_modelmeta().custom_metadata_map == {"seqduet": record}
+
+
+@pytest.mark.parametrize("operator", ["RNN", "GRU", "LSTM", "Erf"])
+def test_float64_is_refused_for_what_onnxruntime_lacks(operator):
+    """If a release comes to have them, the test fails and the refusal can go."""
+    import onnx_impl
+
+    model = "transformer" if operator == "Erf" else operator.lower()
+    case = next(case for case in CASES if case.model == model)
+    with pytest.raises(ConfigError, match=f"onnxruntime runs {operator} in float32 only"):
+        onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+    double = onnx.TensorProto.DOUBLE
+    gates = {"RNN": 1, "GRU": 3, "LSTM": 4, "Erf": 0}[operator]
+    shapes = {"X": (2, 1, 3), "W": (1, 3 * gates, 3), "R": (1, 3 * gates, 3)}
+    shapes = shapes if gates else {"X": (2, 1, 3)}
+    inputs = [onnx.helper.make_tensor_value_info(n, double, s) for n, s in shapes.items()]
+    attributes = {"hidden_size": 3} if gates else {}
+    node = onnx.helper.make_node(operator, list(shapes), ["Y"], **attributes)
+    outputs = [onnx.helper.make_tensor_value_info("Y", double, None)]
+    graph = onnx.helper.make_graph([node], "double", inputs, outputs)
+    opset = [onnx.helper.make_opsetid("", 18)]
+    model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=8)
+    with pytest.raises(Exception, match=r"NOT_IMPLEMENTED|does not support double"):
+        onnxruntime.InferenceSession(model.SerializeToString()).run(
+            None, {n: np.zeros(s) for n, s in shapes.items()}
+        )
+
+
+@pytest.mark.parametrize("backend", ["torch", "jax"])
+def test_a_checkpoint_of_either_backend(data, tmp_path, capsys, backend):  # noqa: F811
+    run, out = tmp_path / "run", tmp_path / "model.onnx"
+    options = [*OPTIONS, "--epochs=1", "--dtype=float32"]
+    assert (
+        train.main([f"--data_path={data}", f"--backend={backend}", f"--out={run}", *options])
+        is None
+    )
+    for other in ("torch", "jax"):
+        argv = [f"--checkpoint={run}", f"--backend={other}", "--format=onnx", f"--out={out}"]
+        capsys.readouterr()
+        assert export.main(argv) is None
+        assert f"largest difference from {other} " in capsys.readouterr().out
+        out.unlink()
