@@ -1,7 +1,9 @@
-"""Write a file whole or not at all."""
+"""Write a file, or a directory of files, whole or not at all."""
 
 import os
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from spec.errors import OutputError
@@ -32,6 +34,27 @@ def write(path: Path, content: bytes) -> None:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
 
 
+def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
+    """Make a directory with these files, all of them or none; it is absent or empty before.
+
+    Raises:
+      OutputError: as `write`, or it holds something.
+    """
+    try:
+        part = Path(tempfile.mkdtemp(suffix=MARK, prefix=f".{path.name}.", dir=path.parent))
+        try:
+            for name, content in files.items():
+                write(part / name, content)
+            part.chmod(0o777 & ~umask())
+            os.replace(part, path)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        sync_directory(path.parent)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
 def part_of(path: Path) -> Path:
     """Return a name beside `path` that `remove_parts` knows; only the lock's holder may use it."""
     return path.with_name(f".{path.name}{MARK}")
@@ -56,4 +79,7 @@ def sync_directory(directory: Path) -> None:
 def remove_parts(directory: Path) -> None:
     """Delete what killed writers of this module left behind; the caller holds the lock."""
     for part in directory.glob(f".*{MARK}"):
-        part.unlink(missing_ok=True)
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What decides a run, and a prediction; each field is a flag, of a run a key of config.yaml too."""
+"""What decides a run, a prediction, an export; each field is a flag, of a run a key of config.yaml."""
 
 import os
 from dataclasses import dataclass, fields
@@ -7,7 +7,7 @@ from typing import Literal
 from data.config import DataConfig
 from spec.config import Architecture, Execution, UpdateRule
 from spec.errors import ConfigError
-from spec.options import option, validate
+from spec.options import expectation, option, validate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +66,24 @@ class PredictConfig:
                 raise ConfigError(f"--{name}: is required")
         if self.attention and os.path.realpath(self.attention) == os.path.realpath(self.out):
             raise ConfigError(f"--attention {self.attention}: is --out as well; name two files")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """Export"""
+
+    checkpoint: str | None = option(None, "run directory (its best checkpoint), or a checkpoint")
+    format: Literal["onnx", "torchscript", "torch_export", "stablehlo", "safetensors"] | None = (
+        option(None, "of the file; safetensors: a folder")
+    )
+    out: str | None = option(None, "file or folder to write; it must not exist yet")
+    backend: Literal["torch", "jax"] | None = option(
+        None, "framework to check the answers against; none: the one that trained"
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        for item in fields(self)[:3]:
+            if getattr(self, item.name) is None:
+                expected = expectation(type(self), item).removesuffix(", or none")
+                raise ConfigError(f"--{item.name}: is required: {expected}")

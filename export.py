@@ -1,0 +1,30 @@
+"""Export a trained model to ONNX, TorchScript, torch.export, StableHLO or a safetensors folder."""
+
+from experiment.command import StopRequest, run, say
+
+
+def main(argv: list[str]) -> int | None:
+    from experiment.config import ExportConfig
+    from experiment.flags import parse, parser_for
+
+    given, _ = parse(parser_for(ExportConfig, __doc__), ExportConfig, argv)
+    config = ExportConfig(**given)
+
+    from pathlib import Path
+
+    from experiment import atomic
+    from experiment.exports import export
+
+    exported = export(config)
+    say(exported.check)
+    stop = StopRequest()
+    stop.listen()  # A file begun is finished.
+    for path, content in exported.files:
+        write = atomic.write if isinstance(content, bytes) else atomic.write_directory
+        write(Path(path), content)
+        say(f"{config.format}: {path}")
+    return None if stop.signal is None else 128 + stop.signal
+
+
+if __name__ == "__main__":
+    run(main)
