@@ -16,14 +16,16 @@ from spec.params import position_rates
 def embedding(graph: Graph, params: Mapping[str, np.ndarray], inputs: str, times: str) -> str:
     """Turn each reading into H features and add its place in time, of `times` [T]."""
     x = linear(graph, params, "", inputs)
-    H, dtype = params["weight"].shape[0], params["weight"].dtype
+    H = params["weight"].shape[0]
     if "positions" in params:
         return graph("Add", x, graph("Gather", params["positions"], times, axis=0))
     time = graph("Unsqueeze", graph("Cast", times, to=TensorProto.DOUBLE), whole(1))
     angle = graph("Div", time, position_rates(H))
     odd = np.arange(H) % 2 == 1
     places = graph("Where", odd, graph("Cos", angle), graph("Sin", angle))
-    return graph("Add", x, graph("Cast", places, to=helper.np_dtype_to_tensor_dtype(dtype)))
+    return graph(
+        "Add", x, graph("Cast", places, to=helper.np_dtype_to_tensor_dtype(np.dtype(graph.dtype)))
+    )
 
 
 def linear(graph: Graph, params: Mapping[str, np.ndarray], name: str, x: str) -> str:
@@ -67,8 +69,8 @@ def multi_head_attention(
     graph: Graph, config: ModelConfig, params: Mapping[str, np.ndarray], x: str, mask: str
 ) -> str:
     """Let every step attend to those that `mask` [B, 1, 1 or T, T] allows, in several heads."""
-    N, K = config.num_heads, config.hidden_size // config.num_heads
-    number = params["in_proj_weight"].dtype.type
+    N, K = config.num_heads, config.encoded_size // config.num_heads
+    number = np.dtype(graph.dtype).type
     projected = linear(graph, params, "in_proj_", x)
     heads = graph("Reshape", projected, whole(0, 0, 3, N, K))
     heads = graph("Transpose", heads, perm=(2, 0, 3, 1, 4))
@@ -121,5 +123,5 @@ def transformer_encoder(
         own = {n.removeprefix(start): a for n, a in params.items() if n.startswith(start)}
         x = encoder_layer(graph, config, own, x, mask)
     x = layer_norm(graph, params, "norm", x) if config.norm_first else x
-    zero = np.zeros((), next(iter(params.values())).dtype)
+    zero = np.zeros((), graph.dtype)
     return graph("Where", graph("Unsqueeze", valid, whole(2)), x, zero)

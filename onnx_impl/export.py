@@ -27,7 +27,7 @@ def answers(
 
     Returns the name of the answers, float64 [B, O].
     """
-    dtype = helper.np_dtype_to_tensor_dtype(arrays["head.bias"].dtype)
+    dtype = helper.np_dtype_to_tensor_dtype(np.dtype(graph.dtype))
     scaled = graph("Div", graph("Sub", "inputs", units.input_mean), units.input_std)
     scaled = graph("Where", graph("IsNaN", scaled), np.float64(0), scaled)
     outputs = model(graph, config, arrays, graph("Cast", scaled, to=dtype), "lengths")
@@ -66,7 +66,7 @@ def export(
         )
     if sum(array.nbytes for array in arrays.values()) > LARGEST:
         raise ConfigError(f"--format {format}: holds at most 2 GiB; choose another format")
-    graph = Graph()
+    graph = Graph(str(arrays["head.bias"].dtype))
     name = "probabilities" if config.task == "classification" else "predictions"
     graph.nodes.append(
         helper.make_node("Identity", [answers(graph, config, arrays, units)], [name])

@@ -12,17 +12,18 @@ class Graph:
     """Nodes and constants in the order in which they were added.
 
     graph("Add", x, y) adds a node and returns the name of its output; a NumPy array among the
-    inputs becomes a constant, None an input left out.
+    inputs becomes a constant. `dtype` is that of the model's arithmetic.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: str) -> None:
+        self.dtype = dtype
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
 
     def __call__(self, operator: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
         number = len(self.nodes)
         names = [f"{operator.lower()}_{number}" + f"_{n}" * (n > 0) for n in range(outputs)]
-        given = ["" if value is None else self.named(value) for value in inputs]
+        given = [self.named(value) for value in inputs]
         self.nodes.append(helper.make_node(operator, given, names, names[0], **attributes))
         return names if outputs > 1 else names[0]
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from onnx import TensorProto
 
-from onnx_impl.encoder import embedding, linear, transformer_encoder
+from onnx_impl.encoder import embedding, linear, multi_head_attention, transformer_encoder
 from onnx_impl.graph import Graph, whole
 from spec.config import ModelConfig
 from spec.params import split_layers
@@ -63,16 +63,27 @@ def recurrent(
     return outputs, graph("Reshape", by_sequence, whole(0, -1))
 
 
-def additive_attention(
-    graph: Graph, params: Mapping[str, np.ndarray], query: str, keys: str, valid: str
+def attention(
+    graph: Graph,
+    config: ModelConfig,
+    params: Mapping[str, np.ndarray],
+    query: str,
+    keys: str,
+    valid: str,
 ) -> str:
     """Attend with queries [B, F] over keys [B, T, F]; return contexts [B, F]."""
-    from_query = graph("Unsqueeze", graph("MatMul", query, params["W_a"].T), whole(1))
-    compared = graph("Tanh", graph("Add", from_query, graph("MatMul", keys, params["U_a"].T)))
-    scores = graph("MatMul", compared, params["v_a"])
-    lowest = np.finfo(params["v_a"].dtype).min
-    weights = graph("Softmax", graph("Where", valid, scores, lowest), axis=-1)
-    weights = graph("Where", valid, weights, np.zeros_like(lowest))
+    number = np.dtype(graph.dtype).type
+    if config.score == "additive":
+        from_query = graph("Unsqueeze", graph("MatMul", query, params["W_a"].T), whole(1))
+        compared = graph("Tanh", graph("Add", from_query, graph("MatMul", keys, params["U_a"].T)))
+        scores = graph("MatMul", compared, params["v_a"])
+    else:
+        query = graph("MatMul", query, params["W_a"].T) if config.score == "general" else query
+        products = graph("MatMul", keys, graph("Unsqueeze", query, whole(2)))
+        scale = config.encoded_size**-0.5 if config.score == "scaled_dot" else 1.0
+        scores = graph("Mul", graph("Squeeze", products, whole(2)), number(scale))
+    scores = graph("Where", valid, scores, np.finfo(number).min)
+    weights = graph("Where", valid, graph("Softmax", scores, axis=-1), number(0))
     context = graph("MatMul", graph("Unsqueeze", weights, whole(1)), keys)
     return graph("Squeeze", context, whole(1))
 
@@ -95,7 +106,7 @@ def pool(
     last = graph("ReduceSum", alone, whole(1), keepdims=0)
     if config.pooling == "last":
         return last
-    return additive_attention(graph, params, last, y, graph("Less", times, ends))
+    return attention(graph, config, params, last, y, graph("Less", times, ends))
 
 
 def model(
@@ -108,13 +119,16 @@ def model(
 
     times = steps(graph, inputs)
     valid = graph("Less", times, graph("Unsqueeze", lengths, whole(1)))
-    zero = np.zeros((), arrays["head.bias"].dtype)
+    zero = np.zeros((), graph.dtype)
     inputs = graph("Where", graph("Unsqueeze", valid, whole(2)), inputs, zero)
     if config.recurrent:
         outputs, features = recurrent(graph, config, part(f"{config.cell}."), inputs, lengths)
         if config.attends:
             keys = graph("Transpose", outputs, perm=(1, 0, 2))
-            context = additive_attention(graph, part("attention."), features, keys, valid)
+            if config.self_attention:
+                mask = graph("Unsqueeze", valid, whole(1, 2))
+                keys = multi_head_attention(graph, config, part("self_attention."), keys, mask)
+            context = attention(graph, config, part("attention."), features, keys, valid)
             features = graph("Concat", context, features, axis=-1)
     else:
         x = embedding(graph, part("embedding."), inputs, times)

@@ -91,7 +91,7 @@ class MultiplicativeAttention(nn.Module):
         keys = keys if valid is None else torch.where(valid[..., None], keys, 0.0)
         if self.score == "general":
             query = query @ self.W_a.T
-        scale = keys.shape[-1] ** -0.5 if self.score == "scaled_dot" else 1.0
+        scale = float(keys.shape[-1]) ** -0.5 if self.score == "scaled_dot" else 1.0
         scores = (keys @ query[..., None])[..., 0] * scale
         return weigh(scores, keys, valid)
 
@@ -113,7 +113,8 @@ def dot_product_attention(
 
     Source: Vaswani et al. (2017), equation 1.
     """
-    scores = query @ key.transpose(-1, -2) * key.shape[-1] ** -0.5
+    # A number of Python's: torch.jit.trace makes a shape a tensor, and its root float32.
+    scores = query @ key.transpose(-1, -2) * float(key.shape[-1]) ** -0.5
     if mask is not None:
         scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)
     weights = softmax(scores, dim=-1)

@@ -76,7 +76,7 @@ def test_float64_is_refused_for_what_onnxruntime_lacks(operator):
     import onnx_impl
 
     model = "transformer" if operator == "Erf" else operator.lower()
-    case = next(case for case in CASES if case.model == model)
+    case = next(case for case in CASES if case.model == model and case.activation == "gelu")
     with pytest.raises(ConfigError, match=f"onnxruntime runs {operator} in float32 only"):
         onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
     double = onnx.TensorProto.DOUBLE
