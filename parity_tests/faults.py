@@ -433,10 +433,11 @@ def plant(fault: Fault, folder: Path) -> None:
 
 
 def tests_of(file: str) -> list[list[str]]:
-    """The test files to try in turn: the file's own, then those of whole models and training."""
+    """The tests to try in turn: the file's own, then those of whole models and training."""
     own = file.replace("fast", "recurrent").replace("arrays", "training")
     later = [f for f in ("test_models.py", "test_training.py") if f != f"test_{own}"]
-    return [[f"parity_tests/test_{own}"], [f"parity_tests/{name}" for name in later]]
+    chosen = ["-k", "transformer"] if file == "encoder.py" else []
+    return [[f"parity_tests/test_{own}"], [*(f"parity_tests/{name}" for name in later), *chosen]]
 
 
 def catch(fault: Fault, warm: list[str]) -> tuple[Fault, str]:
