@@ -33,7 +33,7 @@ oracles: .venv/oracles  ## ours and the ready weight maps against layers that no
 	$(BIN)/pytest parity_tests/oracles parity_tests/test_maps.py
 
 bench: .venv/bench  ## time a train step and an epoch beside the frameworks' own layers and Keras
-	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.train_step --models lstm gru transformer
 
 figure: demo  ## the picture of the README
 	$(BIN)/python -m report.side_by_side runs/demo-torch runs/demo-jax --figure docs/loss_curves.png

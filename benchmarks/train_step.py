@@ -1,9 +1,9 @@
 """Time a train step and an epoch of both backends beside the frameworks' own layers and Keras 3.
 
-    python -m benchmarks.train_step [--rounds 20] [--threads 2]
+    python -m benchmarks.train_step [--models lstm gru transformer] [--rounds 20] [--threads 2]
 
-Every contender does the same work: forward, mean squared error on one output from the last state,
-gradients, clipping to norm 1, Adam; float32, NumPy arrays in, the loss as a Python number out. They
+Every contender does the same work: forward, mean squared error on one output from the last state (of
+a Transformer's layer, the mean of all steps), gradients, clipping to norm 1, Adam; float32, NumPy arrays in, the loss as a Python number out. They
 take turns within each round, so a busy machine slows all of them; a ratio compares medians of the
 same rounds. Keras runs on JAX: its backend is one a process.
 """
@@ -20,6 +20,9 @@ from functools import partial
 
 import numpy as np
 
+from spec.params import sinusoidal_positions
+
+PEERS = {"seqduet torch": "torch.nn", "seqduet JAX": ("flax", "keras")}
 Step = Callable[[np.ndarray, np.ndarray], float]
 # T time, B batch, D features, H hidden units
 SHAPES = [
@@ -29,21 +32,33 @@ SHAPES = [
     (64, 64, 256, 512),
     (150, 16, 1, 32),
 ]
-EPOCH_ROWS = 512
+MODELS = ("lstm", "gru", "transformer")
+EPOCH_ROWS, HEADS = 512, 4
 
 
-def torch_nn(T: int, B: int, D: int, H: int) -> Step:
-    """torch.nn.LSTM, Linear, torch.optim.Adam."""
+def torch_nn(model: str, T: int, B: int, D: int, H: int) -> Step:
+    """torch.nn's layer, Linear, torch.optim.Adam."""
     import torch
+    from torch import nn
 
-    lstm, head = torch.nn.LSTM(D, H, batch_first=True), torch.nn.Linear(H, 1)
-    params = [*lstm.parameters(), *head.parameters()]
+    head, positions = nn.Linear(H, 1), torch.tensor(sinusoidal_positions(T, H)).float()
+    if model == "transformer":
+        layer = nn.TransformerEncoderLayer(H, HEADS, 4 * H, 0.0, "gelu", batch_first=True)
+        body = nn.ModuleList([nn.Linear(D, H), layer])
+    else:
+        body = {"lstm": nn.LSTM, "gru": nn.GRU}[model](D, H, batch_first=True)
+    params = [*body.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(params, lr=1e-3)
+
+    def features(x):
+        if model == "transformer":
+            return body[1](body[0](x) + positions).mean(dim=1)
+        last = body(x)[1]
+        return (last[0] if model == "lstm" else last)[-1]
 
     def step(x, y):
         optimizer.zero_grad()
-        _, (h, _) = lstm(torch.from_numpy(x))
-        loss = ((head(h[-1]) - torch.from_numpy(y)) ** 2).mean()
+        loss = ((head(features(torch.from_numpy(x))) - torch.from_numpy(y)) ** 2).mean()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(params, 1.0)
         optimizer.step()
@@ -53,16 +68,23 @@ def torch_nn(T: int, B: int, D: int, H: int) -> Step:
 
 
 def flax_linen(cell: str, T: int, B: int, D: int, H: int) -> Step:
-    """flax.linen.RNN, Dense, optax.adam, jitted."""
+    """flax.linen.RNN, or its attention and norms, Dense, optax.adam, jitted."""
     import flax.linen as nn
     import jax
     import jax.numpy as jnp
     import optax
 
+    positions = jnp.asarray(sinusoidal_positions(T, H), jnp.float32)
+
     class Model(nn.Module):
         @nn.compact
         def __call__(self, x):
-            return nn.Dense(1)(nn.RNN(getattr(nn, cell)(H))(x)[:, -1])
+            if cell != "transformer":
+                return nn.Dense(1)(nn.RNN(getattr(nn, cell)(H))(x)[:, -1])
+            x = nn.Dense(H)(x) + positions
+            x = nn.LayerNorm()(x + nn.MultiHeadDotProductAttention(HEADS)(x))
+            x = nn.LayerNorm()(x + nn.Dense(H)(nn.gelu(nn.Dense(4 * H)(x), approximate=False)))
+            return nn.Dense(1)(x.mean(axis=1))
 
     model = Model()
     params = model.init(jax.random.key(0), jnp.zeros((B, T, D)))
@@ -87,17 +109,18 @@ def flax_linen(cell: str, T: int, B: int, D: int, H: int) -> Step:
     return step
 
 
-def keras(T: int, B: int, D: int, H: int) -> Step:
-    """keras.layers.LSTM, Dense, keras.optimizers.Adam."""
+def keras(model: str, T: int, B: int, D: int, H: int) -> Step:
+    """keras.layers.LSTM or GRU, Dense, keras.optimizers.Adam."""
     os.environ["KERAS_BACKEND"] = "jax"
     import keras
 
-    model = keras.Sequential([keras.Input((T, D)), keras.layers.LSTM(H), keras.layers.Dense(1)])
+    layer = {"lstm": keras.layers.LSTM, "gru": keras.layers.GRU}[model](H)
+    model = keras.Sequential([keras.Input((T, D)), layer, keras.layers.Dense(1)])
     model.compile(optimizer=keras.optimizers.Adam(1e-3, global_clipnorm=1.0), loss="mse")
     return lambda x, y: float(model.train_on_batch(x, y))
 
 
-def ours(name: str, T: int, B: int, D: int, H: int) -> Step:
+def ours(name: str, model: str, T: int, B: int, D: int, H: int) -> Step:
     """`train_step` of a backend, as train.py calls it."""
     from spec.backend import load_backend
     from spec.batch import Batch
@@ -105,7 +128,7 @@ def ours(name: str, T: int, B: int, D: int, H: int) -> Step:
     from spec.params import init_params, parameter_schema
 
     backend = load_backend(name)
-    config = ModelConfig(model="lstm", input_size=D, hidden_size=H)
+    config = ModelConfig(model=model, input_size=D, hidden_size=H, num_heads=HEADS)
     arrays = init_params(parameter_schema(config), seed=0)
     state = backend.init_state(config, OptimizerConfig(), Execution(), arrays)
 
@@ -117,18 +140,17 @@ def ours(name: str, T: int, B: int, D: int, H: int) -> Step:
     return step
 
 
-CONTENDERS: dict[str, Callable[..., Step]] = {
-    "seqduet torch": lambda *shape: ours("torch", *shape),
-    "torch.nn.LSTM": torch_nn,
-    "seqduet JAX": lambda *shape: ours("jax", *shape),
-    "flax LSTMCell": lambda *shape: flax_linen("LSTMCell", *shape),
-    "flax Optimized": lambda *shape: flax_linen("OptimizedLSTMCell", *shape),
-    "keras on JAX": keras,
-}
-PEERS = {
-    "seqduet torch": ["torch.nn.LSTM"],
-    "seqduet JAX": ["flax LSTMCell", "flax Optimized", "keras on JAX"],
-}
+def contenders(model: str) -> dict[str, Callable[..., Step]]:
+    """Name who trains such a model, ours before their peers."""
+    layer = {"lstm": "LSTM", "gru": "GRU", "transformer": "TransformerEncoderLayer"}[model]
+    cells = {"lstm": ["LSTMCell", "OptimizedLSTMCell"], "gru": ["GRUCell"]}.get(model, [model])
+    found = {
+        "seqduet torch": partial(ours, "torch", model),
+        f"torch.nn.{layer}": partial(torch_nn, model),
+        "seqduet JAX": partial(ours, "jax", model),
+        **{f"flax {cell}": partial(flax_linen, cell) for cell in cells},
+    }
+    return found if model == "transformer" else found | {"keras on JAX": partial(keras, model)}
 
 
 def epoch_of(step: Step, B: int) -> Step:
@@ -162,24 +184,21 @@ def report(title: str, times: dict[str, list[float]]) -> None:
     print(title)
     for name, own in times.items():
         middle = statistics.median(own)
-        ratios = [
-            f"{middle / statistics.median(times[peer]):.2f} x {peer}"
-            for peer in PEERS.get(name, [])
-            if peer in times
-        ]
-        shown = f"  {name:<16}{middle:>9.2f} ms (min {min(own):.2f})  {', '.join(ratios)}"
+        peers = [peer for peer in times if PEERS.get(name) and peer.startswith(PEERS[name])]
+        ratios = [f"{middle / statistics.median(times[peer]):.2f} x {peer}" for peer in peers]
+        shown = f"  {name:<33}{middle:>9.2f} ms (min {min(own):.2f})  {', '.join(ratios)}"
         print(shown.rstrip(), flush=True)
 
 
-def compare(shape: tuple[int, int, int, int], names: list[str], rounds: int) -> None:
-    """Time all contenders on one shape."""
+def compare(model: str, shape: tuple[int, int, int, int], rounds: int) -> None:
+    """Time all contenders for a model on one shape."""
     T, B, D, H = shape
     draw = np.random.default_rng(0)
     x = draw.normal(size=(EPOCH_ROWS, T, D)).astype(np.float32)
     y = draw.normal(size=(EPOCH_ROWS, 1)).astype(np.float32)
-    steps = {name: CONTENDERS[name](*shape) for name in names}
+    steps = {name: build(*shape) for name, build in contenders(model).items()}
     works = {name: partial(step, x[:B], y[:B]) for name, step in steps.items()}
-    report(f"train step, T {T}, B {B}, D {D}, H {H}", measure(works, rounds))
+    report(f"{model}: train step, T {T}, B {B}, D {D}, H {H}", measure(works, rounds))
     if T * B * H <= 128 * 64 * 64:  # larger ones would take minutes and say the same
         works = {name: partial(epoch_of(step, B), x, y) for name, step in steps.items()}
         report(f"epoch of {EPOCH_ROWS} rows", measure(works, max(rounds // 4, 3)))
@@ -189,17 +208,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
-    parser.add_argument("--without", nargs="*", default=[], choices=CONTENDERS)
+    parser.add_argument("--models", nargs="*", default=["lstm"], choices=MODELS)
     options = parser.parse_args()
     import torch
 
     torch.set_num_threads(options.threads)
-    names = [name for name in CONTENDERS if name not in options.without]
     print(
         f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     )
-    for shape in SHAPES:
-        compare(shape, names, options.rounds)
+    for model in options.models:
+        for shape in SHAPES:
+            compare(model, shape, options.rounds)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,9 @@ def without_numbers(text: str) -> str:
     return re.sub(r"\d\.\de-\d\d", "", text)
 
 
-@pytest.mark.parametrize("command", ["train.py", "predict.py", "compare.py", "inspect_model.py", "export.py"])
+@pytest.mark.parametrize(
+    "command", ["train.py", "predict.py", "compare.py", "inspect_model.py", "export.py"]
+)
 def test_its_commands_have_these_flags(command):
     help_text = subprocess.run(
         [sys.executable, command, "--help"], cwd=ROOT, check=True, capture_output=True, text=True
