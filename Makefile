@@ -30,7 +30,7 @@ one-framework: .venv-torch/ready .venv-jax/ready  ## tests/ with only PyTorch, t
 	.venv-jax/bin/pytest tests -m "not long"
 
 oracles: .venv/oracles  ## ours and the ready weight maps against layers that no one here wrote
-	$(BIN)/pytest parity_tests/oracles parity_tests/test_maps.py
+	$(BIN)/pytest parity_tests/oracles parity_tests/test_maps.py parity_tests/test_interop.py
 
 bench: .venv/bench  ## time a train step and an epoch beside the frameworks' own layers and Keras
 	$(BIN)/python -m benchmarks.train_step --models lstm gru transformer

@@ -1,6 +1,6 @@
 """The judge: whether, where and why a PyTorch callable and a JAX callable differ."""
 
-from parity import maps, weights
+from parity import interop, maps, weights
 from parity.diagnosis import Diagnosis, diagnose
 from parity.drift import drift
 from parity.judge import Report, assert_same, compare
@@ -18,6 +18,7 @@ __all__ = [
     "compare",
     "diagnose",
     "drift",
+    "interop",
     "maps",
     "tag",
     "trace",
