@@ -1,5 +1,6 @@
 """Read and rewrite a JAX function's jaxpr: where an operation comes from, the numbers written in it."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,14 @@ def place(eqn: core.JaxprEqn) -> str:
     from jax._src import source_info_util
 
     frame = source_info_util.user_frame(eqn.source_info.traceback)
-    return f"{Path(frame.file_name).name}:{frame.start_line}" if frame else "inside JAX"
+    return located(frame.file_name, frame.start_line) if frame else "inside JAX"
+
+
+def located(file: str, line: int) -> str:
+    """Return file:line; of a notebook's cell, whose file is temporary, In[number]:line."""
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    cell = shell.compile.format_code_name(file) if shell else None
+    return f"{cell[1] if cell else Path(file).name}:{line}"
 
 
 def inner_jaxprs(eqn: core.JaxprEqn) -> Iterable[Any]:

@@ -19,7 +19,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from parity import patches
-from parity.jaxprs import inner_jaxprs, place
+from parity.jaxprs import inner_jaxprs, located, place
 from parity.judge import sides
 from parity.measure import distance
 from parity.rounding import responses, tolerance
@@ -161,7 +161,7 @@ def caller() -> str:
             and "torch" not in path.parts[-4:-1]
             and "site-packages" not in path.parts
         ):
-            return f"{path.name}:{frame.lineno}"
+            return located(frame.filename, frame.lineno)
     return "torch"
 
 
@@ -177,8 +177,8 @@ def trace(
     model, values = torch_side.built("float64")
     with Recorder() as recorder, torch.no_grad():
         in_t = list(run_flat(model, torch_side, values))
+    bound = tolerance(responses(jax_side)[0].values())  # and finds out whether JAX takes float64
     in_j, seen, tags, graph = run_jax(jax_side)
-    bound = tolerance(responses(jax_side)[0].values())
     same = len(in_t) == len(in_j) and all(
         x.shape == y.shape and distance(x, y) <= bound for x, y in zip(in_t, in_j, strict=True)
     )
@@ -230,7 +230,14 @@ def run_jax(side: JaxSide) -> tuple[list, list, dict, dict]:
         found = walk(closed.jaxpr, [widen(c) for c in closed.consts], leaves, observe)
     outputs = jax.tree.unflatten(jax.tree.structure(shape), found)
     graph: dict[int, set[int]] = {}
-    follow(closed.jaxpr, [set() for _ in closed.jaxpr.invars], graph)
+    pending = set().union(*follow(closed.jaxpr, [set() for _ in closed.jaxpr.invars], graph))
+    unused = set(graph)
+    while pending:  # what leads to no output, as linen.RNN's trial of its cell, matches nothing
+        node = pending.pop()
+        if node in unused:
+            unused.remove(node)
+            pending |= graph[node]
+    seen = [(eqn, value) for eqn, value in seen if id(eqn) not in unused]
     return [np.asarray(outputs[n], float) for n in side.names], seen, tags, graph
 
 

@@ -233,6 +233,32 @@ def test_the_trace_finds_the_operation():
     assert not swapped.same
 
 
+def test_the_trace_passes_over_what_leads_to_no_output():
+    """As linen.RNN does, which computes a cell's first step once more and throws it away."""
+
+    def in_jax(x):
+        jnp.exp(x - 1)
+        return jnp.tanh(x) * 2.5
+
+    found = parity.trace(lambda x: torch.tanh(x) * 2, in_jax, X)
+    assert (found.first.operation, found.agreeing[0].operation) == ("mul", "tanh")
+
+
+def test_the_trace_takes_a_model_with_float32_states():
+    def in_jax(p, x):
+        zeros = jnp.zeros((x.shape[0], H), jnp.float32)
+        return jax.lax.scan(lambda h, now: (jnp.tanh(now @ p + h), h), zeros, x.swapaxes(0, 1))[0]
+
+    def in_torch(x):
+        h = 0
+        for t in range(T):
+            h = torch.tanh(x[:, t] @ torch.from_numpy(weight) + h)
+        return h
+
+    weight = P["weight_ih_l0"][:H].T
+    assert parity.trace(in_torch, in_jax, X, weight).same
+
+
 def test_the_trace_compares_tags():
     def in_torch(x):
         y = parity.tag("early", torch.tanh(x))
