@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints/py311.txt
 
-.PHONY: demo test test-long faults mutants one-framework oracles bench figure clean
+.PHONY: demo test test-long faults mutants one-framework oracles bench figure notebooks clean
 
 demo: .venv/ready  ## train on bundled data in both backends, print the results side by side
 	@mkdir -p runs && rm -rf runs/demo-torch runs/demo-jax
@@ -37,6 +37,9 @@ bench: .venv/bench  ## time a train step and an epoch beside the frameworks' own
 
 figure: demo  ## the picture of the README
 	$(BIN)/python -m report.side_by_side runs/demo-torch runs/demo-jax --figure docs/loss_curves.png
+
+notebooks: .venv/ready  ## run the notebooks and store what they print and draw
+	$(BIN)/python -m notebooks.execute
 
 .venv/ready: pyproject.toml constraints/py311.txt
 	$(PYTHON) -m venv .venv
