@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from notebooks.execute import FOLDER, NAMES, executed
-from tests.conftest import FRAMEWORKS, installed
+from tests.conftest import FRAMEWORKS, installed, series
 
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 LARGEST_PICTURE = 80_000  # characters of base64: 60 kB
@@ -66,6 +66,25 @@ def test_it_runs_and_prints_what_is_stored(path, monkeypatch, tmp_path):
     for old, new in zip(stored.cells, fresh.cells, strict=True):
         for expected, found in zip(printed(old), printed(new), strict=True):
             assert_agree(new.id, found, expected)
+
+
+@pytest.mark.long
+def test_it_takes_another_file_in_the_place_of_the_sample(tmp_path):
+    for name in FRAMEWORKS:
+        installed(name)
+    mine = tmp_path / "my prices.csv"
+    mine.write_text(series(120, lambda last: round(2 * last + 0.05, 2)))
+    notebook = nbformat.read(FOLDER / "train_on_your_own_csv.ipynb", as_version=4)
+    setup = next(cell for cell in notebook.cells if cell.id == "setup")
+    lines = setup.source.splitlines()
+    assert lines[-1].startswith("my_csv = ")
+    setup.source = "\n".join([*lines[:-1], f"my_csv = {str(mine)!r}"])
+    nbformat.write(notebook, tmp_path / "mine.ipynb")
+    text = "\n".join(
+        text for cell in executed(tmp_path / "mine.ipynb").cells for text in printed(cell)
+    )
+    assert "regression" in text
+    assert "12 rows: predictions.csv" in text
 
 
 def test_what_is_stored_is_whole_and_small(path):
