@@ -56,6 +56,11 @@ EQUIVALENT = {
         ("fast.py", "axis=-1", "axis=1"),
         ("cells.py", "shape[-1]", "shape[1]"),
     ],
+    "the last two of four axes are 2 and 3": [
+        ("torch_impl/attention.py", "flatten(-2)", "flatten(2)"),
+        ("torch_impl/attention.py", "transpose(-1, -2)", "transpose(-1, 2)"),
+        ("jax_impl/attention.py", "swapaxes(-1, -2)", "swapaxes(-1, 2)"),
+    ],
     "the lengths are equal by construction": [
         ("recurrent.py", "strict=True", "strict=False"),
         ("fast.py", "strict=True", "strict=False"),
@@ -88,6 +93,8 @@ EQUIVALENT = {
         ("fast.py", "- after[0]", "- after[ -1]"),
         ("fast.py", "where(after[0]", "where(after[ -1]"),
         ("attention.py", ")[:, 0]", ")[:, -1]"),
+        ("attention.py", "[..., 0]", "[..., -1]"),
+        ("jax_impl/attention.py", "[..., 0]", "[..., 1]"),  # which JAX clamps to 0
         ("jax_impl/attention.py", ")[:, 0]", ")[:, 1]"),  # which JAX clamps to 0
     ],
     "any element has the dtype and the device": [

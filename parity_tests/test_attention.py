@@ -198,3 +198,26 @@ def test_key_bias_gets_exactly_no_gradient():
         assert for_value.any()
     theirs = in_torch(partial(self_attention_in_torch_nn, mask), leaves, cotangents)
     assert abs(np.split(theirs["d in_proj_bias"], 3)[1]).max() < 1e-14
+
+
+def test_weights_are_kept_unscaled_without_a_rate():
+    """Masks that keep everything, at the default rate, are as none."""
+    leaves, _ = self_leaves()
+    normal = np.random.default_rng(7).normal
+    query, key, value = (normal(size=(B, N, S, K)) for _ in range(3))
+    keep = np.ones((B, N, S, S), bool)
+    plain = torch_impl.attention.dot_product_attention
+    tensors = [torch.tensor(array) for array in (query, key, value)]
+    whole = plain(*tensors).numpy()
+    assert_same({"y": plain(*tensors, keep=torch.tensor(keep)).numpy()}, {"y": whole})
+    found = jax_impl.attention.dot_product_attention(query, key, value, keep=keep)
+    assert_same({"y": found}, {"y": whole})
+    layer = torch_impl.MultiHeadAttention(WIDE, N)
+    weights = {name: torch.tensor(leaves[name]) for name in SELF}
+    x = torch.tensor(leaves["x"])
+    whole = torch.func.functional_call(layer, weights, (x,)).numpy()
+    found = torch.func.functional_call(layer, weights, (x, None, torch.tensor(keep))).numpy()
+    assert_same({"y": found}, {"y": whole})
+    params = to_tree({name: leaves[name] for name in SELF})
+    found = jax_impl.multi_head_attention(params, leaves["x"], N, keep=keep)
+    assert_same({"y": found}, {"y": whole})

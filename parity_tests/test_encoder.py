@@ -168,3 +168,29 @@ def test_layer_norm_far_from_0(mean):
     assert_same({"y": in_t.numpy()}, {"y": truth}, bound["y"])
     in_j = jax_impl.encoder.layer_norm(narrow, jnp.asarray(x))
     assert_same({"y": np.asarray(in_j)}, {"y": truth}, bound["y"])
+
+
+def test_defaults_are_post_norm_gelu_without_a_mask():
+    """And masks that keep everything, at the default rate, are as none."""
+    leaves, _ = leaves_of(CASES[0])
+    whole = run_torch_nn(CASES[0], {name: torch.tensor(leaf) for name, leaf in leaves.items()})
+    expected = {"outputs": whole["outputs"].detach().numpy()}
+    sizes = {"attention": (T, H), "feedforward": (T, H), "units": (T, U), "weights": (N, T, T)}
+    keep = {name: np.ones((B, *size), bool) for name, size in sizes.items()}
+    params, x = weights(leaves), leaves["x"]
+    kept = {name: torch.tensor(mask) for name, mask in keep.items()}
+    one = {name.removeprefix("layers.0."): torch.tensor(leaf) for name, leaf in params.items()}
+    given = torch.tensor(x), None, kept
+    found = torch.func.functional_call(torch_impl.EncoderLayer(H, N, U), one, given)
+    assert_same({"outputs": found.detach().numpy()}, expected)
+    all_layers = {name: torch.tensor(leaf) for name, leaf in params.items()}
+    given = torch.tensor(x), None, {f"layer0.{name}": mask for name, mask in kept.items()}
+    found = torch.func.functional_call(torch_impl.TransformerEncoder(H, N, U), all_layers, given)
+    assert_same({"outputs": found.detach().numpy()}, expected)
+    tree = to_tree(params)
+    found = jax_impl.encoder_layer(tree["layers"]["0"], x, None, keep, num_heads=N)
+    assert_same({"outputs": found}, expected)
+    found = jax_impl.transformer_encoder(
+        tree, x, None, {f"layer0.{name}": mask for name, mask in keep.items()}, num_heads=N
+    )
+    assert_same({"outputs": found}, expected)

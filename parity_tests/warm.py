@@ -80,6 +80,10 @@ def warm_pytest() -> Iterator[list[str]]:
             while not Path(path).exists():
                 time.sleep(0.1)
             yield [*program, "run", path]
+            if server.poll() is not None:
+                raise RuntimeError(
+                    "the server ended early: runs that it cut off seem to have failed"
+                )
         finally:
             server.kill()
 
