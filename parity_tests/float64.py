@@ -7,13 +7,12 @@ run over all its steps.
 """
 
 from collections.abc import Iterable
-from functools import partial
 
 import jax_impl
 import torch_impl
 from parity_tests.cases import CASES, Case
-from parity_tests.compare import Arrays, in_jax, in_torch, relative_error
-from parity_tests.test_models import reference_of, run_jax, run_torch
+from parity_tests.compare import Arrays, relative_error
+from parity_tests.test_models import jax_of, reference_of, torch_of
 from parity_tests.test_training import RUNS, STEPS, walk
 
 
@@ -25,12 +24,8 @@ def largest(found: Arrays, expected: Arrays, names: Iterable[str]) -> float:
 def errors(case: Case, layers: str) -> dict[tuple[str, bool], float]:
     """Return the error of each pair, apart for outputs (False) and gradients (True)."""
     sides = {
-        "torch": in_torch(
-            partial(run_torch, case, getattr(torch_impl, layers)), case.leaves, case.cotangents
-        ),
-        "JAX": in_jax(
-            partial(run_jax, case, getattr(jax_impl, layers)), case.leaves, case.cotangents
-        ),
+        "torch": torch_of(case, layers),
+        "JAX": jax_of(case, layers),
         "NumPy": reference_of(case),
     }
     found = {}
