@@ -201,8 +201,18 @@ FAULTS: list[Fault] = [
         ('@ head["weight"].T + head["bias"]', '@ head["weight"].T'),
     ),
     *both("models.py", "first state not passed on", "lengths, state, masks)", "lengths, None, masks)"),
-    *both("attention.py", "scores not scaled", "key.shape[-1] ** -0.5", "key.shape[-1] ** 0"),
-    *both("attention.py", "scores scaled twice", "key.shape[-1] ** -0.5", "key.shape[-1] ** -1.0"),
+    *each(
+        "attention.py",
+        "scores not scaled",
+        ("float(key.shape[-1]) ** -0.5", "1.0"),
+        ("* key.shape[-1] ** -0.5", ""),
+    ),
+    *each(
+        "attention.py",
+        "scores scaled twice",
+        ("float(key.shape[-1]) ** -0.5", "float(key.shape[-1]) ** -1.0"),
+        ("key.shape[-1] ** -0.5", "key.shape[-1] ** -1.0"),
+    ),
     *each(
         "attention.py",
         "softmax over the queries",

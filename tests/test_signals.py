@@ -108,6 +108,9 @@ def test_a_signal_while_a_command_starts_leaves_nothing(numbers, tmp_path, one_b
     time.sleep(delay)
     process.send_signal(signal.SIGINT)
     finished = finish(process)
+    if finished.err.startswith("Fatal Python error: init_import_site"):
+        assert not (tmp_path / "run").exists()
+        return  # on a busy machine Python itself was still starting
     assert finished.code == 130
     begun = (tmp_path / "run").exists()  # only once there is something to continue
     assert finished.err == ("" if begun else "interrupted; nothing was lost\n")
