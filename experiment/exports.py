@@ -90,10 +90,11 @@ def make(format: str, stored: Checkpoint, record: str) -> tuple[bytes, Run]:
     try:
         maker = importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("onnx", "onnxruntime", "torch", "jax", "flax"):
+        package = (error.name or "").split(".")[0]
+        if package not in ("onnx", "onnxruntime", "torch", "jax", "flax"):
             raise
         raise ConfigError(
-            f"--format {format}: {error.name} is not installed; "
+            f"--format {format}: {package} is not installed; "
             f"run: pip install -c constraints/py311.txt -e '.[{extra}]'"
         ) from None
     scaling, model = stored.meaning.scaling, model_config(stored.config, stored.meaning)
