@@ -8,7 +8,7 @@ import torch
 
 Arrays = Mapping[str, np.ndarray]
 
-# Normwise, float64. Rounding reaches 2e-14 over the whole table; a wrong formula starts at 1e-7.
+# Normwise, float64. Rounding reaches 2e-13 over the whole table; a wrong formula starts at 1e-7.
 BOUND = 1e-12
 
 
