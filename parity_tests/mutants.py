@@ -68,6 +68,8 @@ EQUIVALENT = {
     "any finite number does: what comes of it is cut off, and so are its gradients": [
         ("attention.py", "keys, 0.0)", "keys, 1.0)"),
         ("attention.py", "keys, 0.0)", "keys, -1.0)"),
+        ("models.py", "inputs, 0.0)", "inputs, 1.0)"),
+        ("models.py", "inputs, 0.0)", "inputs, -1.0)"),
         ("recurrent.py", "inputs, 0.0)", "inputs, 1.0)"),
         ("recurrent.py", "inputs, 0.0)", "inputs, -1.0)"),
         ("fast.py", "0.0, 0.0]", "0.0, 1.0]"),
