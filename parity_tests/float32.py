@@ -20,6 +20,7 @@ import jax_impl
 import torch_impl
 from jax_impl.arrays import to_tree
 from parity import maps
+from parity_tests import linen_encoder
 from parity_tests.compare import in_jax, in_torch, relative_error
 from spec.params import encoder_schema, recurrent_schema
 
@@ -132,33 +133,12 @@ def ours_in_jax(layers, case, leaves):
     return {"outputs": run(weights(leaves), *given)[0]}
 
 
-class EncoderLayer(flax.linen.Module):
-    """A post-norm layer of flax's own parts, every default that differs from torch's written."""
-
-    case: Case
-
-    @flax.linen.compact
-    def __call__(self, x, mask):
-        def norm(name):
-            return flax.linen.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=name)
-
-        attention = flax.linen.MultiHeadDotProductAttention(HEADS, name="self_attn")
-        x = norm("norm1")(x + attention(x, mask=mask))
-        units = flax.linen.Dense(4 * self.case.H, name="linear1")(x)
-        units = flax.linen.gelu(units, approximate=False)
-        return norm("norm2")(x + flax.linen.Dense(self.case.H, name="linear2")(units))
-
-
 def flax_linen(case, leaves):
     """The same weights as flax's layers name them."""
     if case.layer == "transformer":
-        parts = {"self_attn": maps.linen.multi_head_attention("layers.0.self_attn.", heads=HEADS)}
-        for name in ("linear1", "linear2"):
-            parts[name] = maps.linen.linear(f"layers.0.{name}.")
-        for name in ("norm1", "norm2"):
-            parts[name] = maps.linen.layer_norm(f"layers.0.{name}.")
-        given = leaves["inputs"], case.mask[:, None, None, :, 0]
-        outputs = EncoderLayer(case).apply({"params": maps.join(parts)(leaves)}, *given)
+        params = maps.join(linen_encoder.weights("layers.0.", HEADS))(leaves)
+        layer = linen_encoder.EncoderLayer(HEADS, 4 * case.H)
+        outputs = layer.apply({"params": params}, leaves["inputs"], case.mask[:, None, None, :, 0])
         return {"outputs": jnp.where(case.mask, outputs, 0)}
     cell, maker = {
         "lstm": (flax.linen.OptimizedLSTMCell, maps.linen.lstm_cell),

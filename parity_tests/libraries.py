@@ -18,10 +18,9 @@ import torch
 from flax import linen, nnx
 
 from parity import interop, maps
-from parity_tests import test_encoder
+from parity_tests import linen_encoder, test_encoder
 from parity_tests.cases import B, Case, H, T
 from parity_tests.oracles.test_frameworks import carries, states
-from parity_tests.oracles.test_transformer import Layer
 from parity_tests.test_recurrent import leaves_of, run_torch_nn
 from spec.params import encoder_schema, recurrent_schema
 
@@ -254,21 +253,15 @@ def made(library: str) -> Theirs:
 
 def in_linen_parts(case):
     """An encoder of flax's Dense, LayerNorm and attention; it has none of its own."""
-    make, parts = maps.linen, {"norm": maps.linen.layer_norm(f"{PREFIX}norm.")}
+    parts = {"norm": maps.linen.layer_norm(f"{PREFIX}norm.")}
     for n in range(case.layers):
-        layer = f"{PREFIX}layers.{n}."
-        heads = make.multi_head_attention(f"{layer}self_attn.", heads=test_encoder.N)
-        parts[f"layer{n}.self_attn"] = heads
-        for own in ("linear1", "linear2"):
-            parts[f"layer{n}.{own}"] = make.linear(f"{layer}{own}.")
-        for own in ("norm1", "norm2"):
-            parts[f"layer{n}.{own}"] = make.layer_norm(f"{layer}{own}.")
+        parts |= linen_encoder.weights(f"{PREFIX}layers.{n}.", test_encoder.N, f"layer{n}.")
     if not case.norm_first:
         del parts["norm"]
     valid = jnp.arange(T) < jnp.asarray(test_encoder.LENGTHS)[:, None]
     mask = valid[:, None, None] & (jnp.tri(T, dtype=bool) if case.causal else True)
-    layer = Layer(case.activation, case.norm_first)
-    norm = linen.LayerNorm(epsilon=1e-5, use_fast_variance=False)
+    given = test_encoder.N, test_encoder.U, case.activation, case.norm_first
+    layer, norm = linen_encoder.EncoderLayer(*given), linen_encoder.norm()
 
     def run(tree, x):
         for n in range(case.layers):

@@ -5,7 +5,6 @@ torch.nn.TransformerEncoder, under the same names, is in `parity_tests/test_enco
 
 from functools import partial
 
-import flax.linen as linen
 import jax
 import jax.numpy as jnp
 import pytest
@@ -13,54 +12,16 @@ import pytest
 import jax_impl
 from parity import maps
 from parity.weights import convert
+from parity_tests import linen_encoder
 from parity_tests.compare import assert_same, in_jax
 from parity_tests.oracles.ours import LARGEST, relative_error
 from parity_tests.test_encoder import CASES, LENGTHS, H, N, T, U, leaves_of, run_jax, weights
 
-THEIRS = {
-    "gelu": partial(linen.gelu, approximate=False),
-    "gelu_tanh": partial(linen.gelu, approximate=True),
-    "relu": linen.relu,
-}
-
-
-class Layer(linen.Module):
-    """One layer of flax's own parts; every default on which it differs from torch is written."""
-
-    activation: str
-    norm_first: bool
-
-    @linen.compact
-    def __call__(self, x, mask):
-        norms = [
-            linen.LayerNorm(epsilon=1e-5, use_fast_variance=False, name=f"norm{n}") for n in (1, 2)
-        ]
-        attention = linen.MultiHeadDotProductAttention(N, name="self_attn")
-        linears = linen.Dense(U, name="linear1"), linen.Dense(H, name="linear2")
-
-        def attend(x):
-            return attention(x, mask=mask)
-
-        def feed(x):
-            return linears[1](THEIRS[self.activation](linears[0](x)))
-
-        if self.norm_first:
-            x = x + attend(norms[0](x))
-            return x + feed(norms[1](x))
-        x = norms[0](x + attend(x))
-        return norms[1](x + feed(x))
-
 
 def in_linen(case, n, leaves, x, mask):
-    start = f"layers.{n}."
-    params = maps.join(
-        {
-            "self_attn": maps.linen.multi_head_attention(f"{start}self_attn.", heads=N),
-            **{name: maps.linen.linear(f"{start}{name}.") for name in ("linear1", "linear2")},
-            **{name: maps.linen.layer_norm(f"{start}{name}.") for name in ("norm1", "norm2")},
-        }
-    )(leaves)
-    return Layer(case.activation, case.norm_first).apply({"params": params}, x, mask)
+    params = maps.join(linen_encoder.weights(f"layers.{n}.", N))(leaves)
+    layer = linen_encoder.EncoderLayer(N, U, case.activation, case.norm_first)
+    return layer.apply({"params": params}, x, mask)
 
 
 def in_equinox(case, n, leaves, x, mask):
@@ -88,7 +49,7 @@ def in_equinox(case, n, leaves, x, mask):
         return jax.vmap(own["self_attn"])(x, x, x, mask[:, 0])
 
     def feed(x):
-        units = THEIRS[case.activation](jax.vmap(jax.vmap(own["linear1"]))(x))
+        units = linen_encoder.ACTIVATIONS[case.activation](jax.vmap(jax.vmap(own["linear1"]))(x))
         return jax.vmap(jax.vmap(own["linear2"]))(units)
 
     norm1, norm2 = (jax.vmap(jax.vmap(own[name])) for name in ("norm1", "norm2"))
@@ -109,8 +70,9 @@ def run(layer, case, leaves):
     for n in range(case.layers):
         x = layer(case, n, leaves, x, mask)
     if case.norm_first:
-        norm = linen.LayerNorm(epsilon=1e-5, use_fast_variance=False)
-        x = norm.apply({"params": maps.linen.layer_norm("norm.")(weights(leaves))}, x)
+        x = linen_encoder.norm().apply(
+            {"params": maps.linen.layer_norm("norm.")(weights(leaves))}, x
+        )
     return {"outputs": jnp.where(valid[..., None], x, 0.0) if case.ragged else x}
 
 
