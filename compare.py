@@ -37,6 +37,7 @@ KEPT = ("max_ulp", "rel", "torch_rel", "jax_rel", "tolerance", "worst", "verdict
 
 
 def main(argv: list[str]) -> None:
+    from experiment.atomic import check_new_directory, write_new
     from experiment.flags import parse, parser_for
     from experiment.study import StudyConfig, environment
     from spec.errors import ConfigError
@@ -59,8 +60,7 @@ def main(argv: list[str]) -> None:
         config = StudyConfig(**{**INJECTIONS[name].options, **given})
     if not out:
         raise ConfigError("--out: is required; name a directory to make")
-    if Path(out).exists() or Path(out).is_symlink():
-        raise ConfigError(f"--out {out}: exists; name a new directory")
+    check_new_directory(Path(out))
 
     from data.dataset import load_dataset
 
@@ -72,11 +72,13 @@ def main(argv: list[str]) -> None:
     command = shlex.join(["python", "compare.py", *argv])
     result["environment"] |= environment(command, config, dataset)
 
-    from experiment.study import write
     from report.parity_page import page, summary
 
-    write(Path(out), {"parity.json": as_json(result)})
-    write(Path(out), {"report.html": page(result, curves)})
+    def files():  # the numbers are on the disk before the page is drawn
+        yield "parity.json", as_json(result).encode()
+        yield "report.html", page(result, curves).encode()
+
+    write_new(Path(out), files())
     say(summary(result))
     return say(f"report: {Path(out) / 'report.html'}")
 

@@ -10,14 +10,15 @@ from experiment.command import StopRequest, run, say
 
 
 def main(argv: list[str]) -> int | None:
+    from experiment.atomic import check_new_directory, write_new
     from experiment.flags import parse, parser_for
-    from experiment.inspection import InspectConfig, check_new
+    from experiment.inspection import InspectConfig
     from spec.errors import ConfigError
 
     given, _ = parse(parser_for(InspectConfig, __doc__.splitlines()[0]), InspectConfig, argv)
     config = InspectConfig(**given)
     out = Path(config.out)
-    check_new(out)
+    check_new_directory(out)
     try:
         from report.model_page import files
     except ModuleNotFoundError as error:
@@ -25,7 +26,7 @@ def main(argv: list[str]) -> int | None:
             f"{error.name} is not installed; run: pip install -c constraints/py311.txt -e '.[report]'"
         ) from None
 
-    from experiment.inspection import as_tensors, inspect, versions, write
+    from experiment.inspection import as_tensors, inspect, versions
 
     found = inspect(config)
     for note in found.source:
@@ -38,7 +39,7 @@ def main(argv: list[str]) -> int | None:
     content = {"arrays.safetensors": as_tensors(found), **files(found, facts)}
     stop = StopRequest()
     stop.listen()  # What is begun is finished.
-    write(out, content)
+    write_new(out, content.items())
     for row in found.summary():
         say(", ".join(f"{name} {text}" for name, text in row.items()))
     say(f"report: {out / 'report.html'}")

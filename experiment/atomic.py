@@ -3,10 +3,10 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from spec.errors import OutputError
+from spec.errors import ConfigError, OutputError
 
 MARK = ".seqduet-part"
 
@@ -53,6 +53,29 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
         sync_directory(path.parent)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_new_directory(path: Path) -> None:
+    """Raise where --out exists, or cannot be made, before any work is done."""
+    if os.path.lexists(path):
+        raise ConfigError(f"--out {path}: exists; name a new directory")
+    above = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise OutputError(f"--out {path}: cannot be made: {above} is no writable directory")
+
+
+def write_new(directory: Path, files: Iterable[tuple[str, bytes]]) -> None:
+    """Make a directory and write files to it, each before the next one is asked for.
+
+    Raises:
+      OutputError: it cannot be made, or a file not be written.
+    """
+    try:
+        directory.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(f"{directory}: cannot be made: {error.strerror}") from None
+    for name, content in files:
+        write(directory / name, content)
 
 
 def part_of(path: Path) -> Path:

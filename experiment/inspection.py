@@ -3,10 +3,9 @@
 Dimensions: B sequences, T time, D input features.
 """
 
-import os
 import platform
 from collections.abc import Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from data.dataset import Meaning, described, truth_of
 from data.header import shown
 from data.sequences import Sequences, read_sequences
-from experiment import atomic, checkpoint, metrics
+from experiment import checkpoint, metrics
 from experiment.checkpoint import model_config
 from experiment.config import PredictConfig, RunConfig
 from experiment.predictions import weights_of
@@ -26,34 +25,28 @@ from spec import __version__
 from spec.backend import load_backend
 from spec.batch import Batch
 from spec.config import Execution, ModelConfig, OptimizerConfig
-from spec.errors import ConfigError, OutputError
+from spec.errors import ConfigError
 from spec.introspection import Attribution, saliency
-from spec.options import nearest, option, subset, validate
+from spec.options import nearest, option, option_of, subset, validate
 from spec.tensors import encode
 
 UNKNOWN = "unknown"
-
-
-def as_in_prediction(name: str) -> Field:
-    """Declare an option as `PredictConfig` does."""
-    declared = PredictConfig.__dataclass_fields__[name]
-    return field(default=declared.default, metadata=declared.metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig:
     """Inspection"""
 
-    checkpoint: str | None = as_in_prediction("checkpoint")
+    checkpoint: str | None = option_of(PredictConfig, "checkpoint")
     data_path: str | None = option(None, "file to look at, in the form of the training data")
     rows: int = option(3, "sequences, from the first", "a whole number >= 1", lambda n: n >= 1)
     explain: str | None = option(
         None, "target or class to explain; none: the first target, each row's predicted class"
     )
-    backend: Literal["torch", "jax"] | None = as_in_prediction("backend")
+    backend: Literal["torch", "jax"] | None = option_of(PredictConfig, "backend")
     out: str | None = option(None, "directory to make and write to")
-    device: str = as_in_prediction("device")
-    threads: int | None = as_in_prediction("threads")
+    device: str = option_of(PredictConfig, "device")
+    threads: int | None = option_of(PredictConfig, "threads")
 
     def __post_init__(self) -> None:
         validate(self)
@@ -210,26 +203,3 @@ def versions(backend: str) -> dict[str, str]:
     packages = {"torch": ("torch",), "jax": ("jax", "jaxlib")}[backend]
     found = {"seqduet": __version__, "python": platform.python_version()}
     return found | {name: version(name) for name in (*packages, "numpy", "matplotlib")}
-
-
-def check_new(directory: Path) -> None:
-    """Raise where a directory exists, or cannot be made, before any work is done."""
-    if os.path.lexists(directory):
-        raise ConfigError(f"--out {directory}: exists; name a new directory")
-    above = next(path for path in directory.absolute().parents if os.path.lexists(path))
-    if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-        raise OutputError(f"--out {directory}: cannot be made: {above} is no writable directory")
-
-
-def write(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Make a directory and write files to it.
-
-    Raises:
-      OutputError: it cannot be made, or a file not be written.
-    """
-    try:
-        directory.mkdir(parents=True)
-    except OSError as error:
-        raise OutputError(f"{directory}: cannot be made: {error.strerror}") from None
-    for name, content in files.items():
-        atomic.write(directory / name, content)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import Field, asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,7 +19,6 @@ from tqdm import tqdm
 from data.batching import shuffled
 from data.config import DataConfig
 from data.dataset import Dataset, load_dataset
-from experiment import atomic
 from experiment.checkpoint import model_config
 from experiment.command import say
 from experiment.config import RunConfig
@@ -29,16 +28,9 @@ from spec import __version__
 from spec.backend import load_backend
 from spec.batch import Batch, keep_masks
 from spec.config import Architecture, UpdateRule
-from spec.errors import OutputError
-from spec.options import option, subset
+from spec.options import option, option_of, subset
 
 TIMED_STEPS = 40
-
-
-def as_in_training(name: str) -> Field:
-    """Declare an option as `RunConfig` does."""
-    declared = RunConfig.__dataclass_fields__[name]
-    return field(default=declared.default, metadata=declared.metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +40,10 @@ class StudyConfig(UpdateRule, Architecture, DataConfig):
     epochs: int = option(
         20, "passes over the training rows", "a whole number >= 1", lambda n: n > 0
     )
-    batch_size: int = as_in_training("batch_size")
-    seed: int = as_in_training("seed")
-    threads: int | None = as_in_training("threads")
-    fast: bool = as_in_training("fast")
+    batch_size: int = option_of(RunConfig, "batch_size")
+    seed: int = option_of(RunConfig, "seed")
+    threads: int | None = option_of(RunConfig, "threads")
+    fast: bool = option_of(RunConfig, "fast")
 
     def __post_init__(self) -> None:
         Architecture.__post_init__(self)
@@ -143,20 +135,6 @@ def alone(function: Callable, *arguments: Any) -> Any:
     """Call a function in a fresh process, which holds nothing else."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(function, *arguments).result()
-
-
-def write(directory: Path, files: Mapping[str, str]) -> None:
-    """Write text files to a directory, which is made where it is missing.
-
-    Raises:
-      OutputError: it cannot be made, or a file not be written.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{directory}: cannot be made: {error.strerror}") from None
-    for name, text in files.items():
-        atomic.write(directory / name, text.encode())
 
 
 def environment(command: str, config: StudyConfig, dataset: Dataset) -> dict[str, Any]:

@@ -5,6 +5,7 @@ the scoring layer; of multi-head attention T queries, N heads, K features of a h
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,9 +22,14 @@ class Attended(NamedTuple):
 
 
 def weigh(
-    scores: Float[Array, "B S"], keys: Float[Array, "B S K"], valid: Bool[Array, "B S"] | None
+    score: Callable,
+    query: Float[Array, "B Q"],
+    keys: Float[Array, "B S K"],
+    valid: Bool[Array, "B S"] | None,
 ) -> Attended:
-    """Turn scores into weights by a softmax, 0 where not `valid`, and average the keys by them."""
+    """Turn scores of (query, keys) into weights, 0 where not `valid`, and average the keys."""
+    keys = keys if valid is None else jnp.where(valid[..., None], keys, 0.0)
+    scores = score(query, keys)
     if valid is None:
         weights = softmax(scores, axis=-1)
     else:
@@ -31,6 +37,15 @@ def weigh(
         weights = jnp.where(valid, softmax(scores, axis=-1), 0.0)
     context = (weights[:, None] @ keys)[:, 0]
     return Attended(context, weights)
+
+
+def additive_scores(
+    params: Mapping[str, Array], query: Float[Array, "B Q"], keys: Float[Array, "B S K"]
+) -> Float[Array, "B S"]:
+    """Return the scores of `additive_attention`."""
+    from_query = query @ params["W_a"].T
+    from_keys = keys @ params["U_a"].T
+    return tanh(from_query[:, None] + from_keys) @ params["v_a"]
 
 
 def additive_attention(
@@ -49,11 +64,20 @@ def additive_attention(
 
     Source: Bahdanau, Cho & Bengio (2015), appendix A.1.2.
     """
-    keys = keys if valid is None else jnp.where(valid[..., None], keys, 0.0)
-    from_query = query @ params["W_a"].T
-    from_keys = keys @ params["U_a"].T
-    scores = tanh(from_query[:, None] + from_keys) @ params["v_a"]
-    return weigh(scores, keys, valid)
+    return weigh(partial(additive_scores, params), query, keys, valid)
+
+
+def multiplicative_scores(
+    params: Mapping[str, Array],
+    query: Float[Array, "B Q"],
+    keys: Float[Array, "B S K"],
+    score: str = "general",
+) -> Float[Array, "B S"]:
+    """Return the scores of `multiplicative_attention`."""
+    if score == "general":
+        query = query @ params["W_a"].T
+    scale = keys.shape[-1] ** -0.5 if score == "scaled_dot" else 1.0
+    return (keys @ query[..., None])[..., 0] * scale
 
 
 def multiplicative_attention(
@@ -75,12 +99,7 @@ def multiplicative_attention(
 
     Source: Luong, Pham & Manning (2015), section 3.1; Vaswani et al. (2017) for the scale.
     """
-    keys = keys if valid is None else jnp.where(valid[..., None], keys, 0.0)
-    if score == "general":
-        query = query @ params["W_a"].T
-    scale = keys.shape[-1] ** -0.5 if score == "scaled_dot" else 1.0
-    scores = (keys @ query[..., None])[..., 0] * scale
-    return weigh(scores, keys, valid)
+    return weigh(partial(multiplicative_scores, params, score=score), query, keys, valid)
 
 
 def dot_product_attention(

@@ -20,7 +20,7 @@ from jax.nn import relu, sigmoid, softmax, tanh
 from jaxtyping import Bool, Float, Int
 
 from jax_impl.arrays import from_numpy, to_numpy
-from jax_impl.attention import multi_head_attention
+from jax_impl.attention import additive_scores, multi_head_attention, multiplicative_scores
 from jax_impl.encoder import embedding, encoder_layer, layer_norm
 from jax_impl.models import last_layer
 from jax_impl.recurrent import real_steps, run_layers, unroll, zero_state
@@ -129,14 +129,9 @@ def open_attention(
 ) -> Attending:
     """Weigh positions as the model's attention does and show the scores, 0 where not `valid`."""
     if config.score == "additive":
-        from_query = query @ params["W_a"].T
-        from_keys = keys @ params["U_a"].T
-        scores = tanh(from_query[:, None] + from_keys) @ params["v_a"]
+        scores = additive_scores(params, query, keys) + nudge.scores
     else:
-        query = query @ params["W_a"].T if config.score == "general" else query
-        scale = keys.shape[-1] ** -0.5 if config.score == "scaled_dot" else 1.0
-        scores = (keys @ query[..., None])[..., 0] * scale
-    scores = scores + nudge.scores
+        scores = multiplicative_scores(params, query, keys, config.score) + nudge.scores
     masked = jnp.where(valid, scores, jnp.finfo(scores.dtype).min)
     weights = jnp.where(valid, softmax(masked, axis=-1) + nudge.weights, 0.0)
     context = (weights[:, None] @ keys)[:, 0] + nudge.context

@@ -27,6 +27,10 @@ ONLY_TORCH = {
     "training.py": {"flatten": "jax.flatten_util.ravel_pytree and optax.flatten in JAX"},
 }
 ONLY_JAX = {
+    "attention.py": {
+        "additive_scores": "a method of the module in torch",
+        "multiplicative_scores": "a method of the module in torch",
+    },
     "arrays.py": {"to_tree": "a torch module is no tree", "to_names": "named_parameters in torch"},
     "optimizers.py": {"one_minus_power": "torch has the step as a Python number, in float64"},
 }

@@ -146,7 +146,7 @@ class ModelConfig(Architecture):
 
     def check_length(self, steps: int) -> None:
         """Raise ConfigError where sequences have more steps than there are learned positions."""
-        if not self.recurrent and self.positions == "learned" and steps > self.max_length:
+        if self.longest is not None and steps > self.longest:
             raise ConfigError(
                 f"--max_length {self.max_length}: there are sequences of {steps} steps; train with "
                 "more learned positions, or with --positions sinusoidal"

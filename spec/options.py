@@ -24,6 +24,12 @@ def option(
     return field(default=default, metadata={"help": help, "allowed": allowed, "check": check})
 
 
+def option_of(owner: type, name: str) -> Field:
+    """Declare an option as another dataclass does."""
+    declared = owner.__dataclass_fields__[name]
+    return field(default=declared.default, metadata=declared.metadata)
+
+
 def types_of(owner: type) -> dict[str, tuple[tuple[Any, ...], bool]]:
     """Resolve each option to (its accepted types or its choices, whether None is accepted)."""
     resolved = {}

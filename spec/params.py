@@ -6,6 +6,7 @@ i, f, g, o (GRU: r, z, n), two biases.
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,6 +122,7 @@ def encoder_schema(
     return nested(layers | ({"norm": layer_norm_schema(size)} if norm_first else {}))
 
 
+@lru_cache(maxsize=64)  # a step of training asks for them anew
 def sinusoidal_positions(time: int, size: int) -> np.ndarray:
     """Return the places of steps 0 .. time - 1 as sines and cosines, [time, size].
 
@@ -129,7 +131,9 @@ def sinusoidal_positions(time: int, size: int) -> np.ndarray:
     Source: Vaswani et al. (2017), section 3.5.
     """
     angle = np.arange(time)[:, None] / position_rates(size)
-    return np.where(np.arange(size) % 2, np.cos(angle), np.sin(angle))
+    found = np.where(np.arange(size) % 2, np.cos(angle), np.sin(angle))
+    found.flags.writeable = False
+    return found
 
 
 def position_rates(size: int) -> np.ndarray:

@@ -88,12 +88,14 @@ def test_what_is_unknown_gets_a_suggestion(train, argv, hint):
         (["--positions", "learned", "--max_length", "2"], "there are sequences of 3 steps"),
     ],
 )
-def test_what_a_transformer_cannot_do_is_said_before_a_file_is_written(train, tmp_path, argv, hint):
+def test_what_a_transformer_cannot_do_is_said_before_a_file_is_written(
+    train, tmp_path, one_backend, argv, hint
+):
     data = tmp_path / "rows.csv"
     data.write_text("t0,t1,t2,y\n" + "".join(f"{n},{n % 3},{n % 5},{n}.5\n" for n in range(12)))
     out = tmp_path / "run"
-    words = ("--data_path", data, "--out", out, "--model", "transformer", "--hidden_size", 4)
-    finished = train(*words, *argv)
+    words = ("--data_path", data, "--out", out, "--backend", one_backend)
+    finished = train(*words, "--model", "transformer", "--hidden_size", 4, *argv)
     assert finished.code == 2
     assert hint in finished.error()
     assert not out.exists()

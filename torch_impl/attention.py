@@ -22,9 +22,14 @@ class Attended(NamedTuple):
 
 
 def weigh(
-    scores: Float[Tensor, "B S"], keys: Float[Tensor, "B S K"], valid: Bool[Tensor, "B S"] | None
+    score: Callable,
+    query: Float[Tensor, "B Q"],
+    keys: Float[Tensor, "B S K"],
+    valid: Bool[Tensor, "B S"] | None,
 ) -> Attended:
-    """Turn scores into weights by a softmax, 0 where not `valid`, and average the keys by them."""
+    """Turn scores of (query, keys) into weights, 0 where not `valid`, and average the keys."""
+    keys = keys if valid is None else torch.where(valid[..., None], keys, 0.0)
+    scores = score(query, keys)
     if valid is None:
         weights = softmax(scores, dim=-1)
     else:
@@ -50,17 +55,20 @@ class AdditiveAttention(nn.Module):
         super().__init__()
         add_parameters(self, attention_schema(query_size, key_size, hidden_size))
 
+    def scores(
+        self, query: Float[Tensor, "B Q"], keys: Float[Tensor, "B S K"]
+    ) -> Float[Tensor, "B S"]:
+        from_query = query @ self.W_a.T
+        from_keys = keys @ self.U_a.T
+        return tanh(from_query[:, None] + from_keys) @ self.v_a
+
     def forward(
         self,
         query: Float[Tensor, "B Q"],
         keys: Float[Tensor, "B S K"],
         valid: Bool[Tensor, "B S"] | None = None,
     ) -> Attended:
-        keys = keys if valid is None else torch.where(valid[..., None], keys, 0.0)
-        from_query = query @ self.W_a.T
-        from_keys = keys @ self.U_a.T
-        scores = tanh(from_query[:, None] + from_keys) @ self.v_a
-        return weigh(scores, keys, valid)
+        return weigh(self.scores, query, keys, valid)
 
 
 class MultiplicativeAttention(nn.Module):
@@ -82,18 +90,21 @@ class MultiplicativeAttention(nn.Module):
         self.score = score
         add_parameters(self, multiplicative_schema(query_size, key_size, score))
 
+    def scores(
+        self, query: Float[Tensor, "B Q"], keys: Float[Tensor, "B S K"]
+    ) -> Float[Tensor, "B S"]:
+        if self.score == "general":
+            query = query @ self.W_a.T
+        scale = float(keys.shape[-1]) ** -0.5 if self.score == "scaled_dot" else 1.0
+        return (keys @ query[..., None])[..., 0] * scale
+
     def forward(
         self,
         query: Float[Tensor, "B Q"],
         keys: Float[Tensor, "B S K"],
         valid: Bool[Tensor, "B S"] | None = None,
     ) -> Attended:
-        keys = keys if valid is None else torch.where(valid[..., None], keys, 0.0)
-        if self.score == "general":
-            query = query @ self.W_a.T
-        scale = float(keys.shape[-1]) ** -0.5 if self.score == "scaled_dot" else 1.0
-        scores = (keys @ query[..., None])[..., 0] * scale
-        return weigh(scores, keys, valid)
+        return weigh(self.scores, query, keys, valid)
 
 
 def dot_product_attention(

@@ -43,7 +43,7 @@ class Embedding(nn.Linear):
         x = inputs @ self.weight.T + self.bias
         T, H = x.shape[1:]
         if self.positions is None:
-            return x + torch.as_tensor(sinusoidal_positions(T, H), dtype=x.dtype, device=x.device)
+            return x + torch.tensor(sinusoidal_positions(T, H), dtype=x.dtype, device=x.device)
         return x + self.positions[:T]
 
 

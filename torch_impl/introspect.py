@@ -115,23 +115,14 @@ def open_layers(
 
 
 def open_attention(
-    config: ModelConfig,
-    params: Mapping[str, Tensor],
+    attention: nn.Module,
     query: Float[Tensor, "B Q"],
     keys: Float[Tensor, "B S K"],
     valid: Bool[Tensor, "B S"],
     nudge: Attending,
 ) -> Attending:
     """Weigh positions as the model's attention does and show the scores, 0 where not `valid`."""
-    if config.score == "additive":
-        from_query = query @ params["W_a"].T
-        from_keys = keys @ params["U_a"].T
-        scores = tanh(from_query[:, None] + from_keys) @ params["v_a"]
-    else:
-        query = query @ params["W_a"].T if config.score == "general" else query
-        scale = keys.shape[-1] ** -0.5 if config.score == "scaled_dot" else 1.0
-        scores = (keys @ query[..., None])[..., 0] * scale
-    scores = scores + nudge.scores
+    scores = attention.scores(query, keys) + nudge.scores
     masked = torch.where(valid, scores, torch.finfo(scores.dtype).min)
     weights = torch.where(valid, softmax(masked, dim=-1) + nudge.weights, 0.0)
     context = (weights[:, None] @ keys)[:, 0] + nudge.context
@@ -214,8 +205,7 @@ def forward(
         outputs = torch.where(valid[..., None], outputs, 0.0)
     if config.attends:
         nudge = Attending(*(nudges[f"attention.{name}"] for name in Attending._fields))
-        params = dict(model.attention.named_parameters())
-        attending = open_attention(config, params, features, outputs, valid, nudge)
+        attending = open_attention(model.attention, features, outputs, valid, nudge)
         found |= {f"attention.{name}": array for name, array in attending._asdict().items()}
         both = [attending.context, features] if config.recurrent else [attending.context]
         features = torch.cat(both, dim=-1)

@@ -185,8 +185,7 @@ class TransformerModel(nn.Module):
     def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
         super().__init__()
         self.config = config
-        learned = config.max_length if config.positions == "learned" else None
-        self.embedding = encoder.Embedding(config.input_size, config.hidden_size, learned)
+        self.embedding = encoder.Embedding(config.input_size, config.hidden_size, config.longest)
         kind = (fast if layers is fast else encoder).TransformerEncoder
         self.transformer = kind(
             config.hidden_size,
