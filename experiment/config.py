@@ -33,6 +33,8 @@ class RunConfig(Execution, UpdateRule, Architecture, DataConfig):
     def __post_init__(self) -> None:
         Architecture.__post_init__(self)
         DataConfig.__post_init__(self)
+        if self.remat and not self.recurrent:
+            raise ConfigError(f"--remat: is for recurrent layers, not --model {self.model}")
 
 
 # What a run is built on: to change one of these is to begin another run.

@@ -7,10 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.nn.initializers import orthogonal
 from jax.tree_util import tree_leaves_with_path
 
 from spec.config import Execution
 from spec.errors import ConfigError
+from spec.params import ParamSpec
 
 
 def prepare(execution: Execution) -> None:
@@ -66,3 +68,13 @@ def to_tree(named: Mapping[str, Any]) -> dict[str, Any]:
 def to_names(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Turn nested dicts into names with dots."""
     return {".".join(key.key for key in path): leaf for path, leaf in tree_leaves_with_path(tree)}
+
+
+def draw(rng: Array, spec: ParamSpec, dtype: Any) -> Array:
+    """Draw the initial values of one parameter from JAX's random numbers; may be compiled."""
+    if spec.orthogonal:
+        keys = jax.random.split(rng, spec.orthogonal)
+        size = spec.shape[0] // spec.orthogonal, spec.shape[1]
+        return jax.vmap(lambda key: orthogonal()(key, size, dtype))(keys).reshape(spec.shape)
+    center, bound = (spec.by_row(own).astype(dtype) for own in (spec.center, spec.bound))
+    return center + bound * jax.random.uniform(rng, spec.shape, dtype, -1.0, 1.0)

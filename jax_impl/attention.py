@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.nn import softmax, tanh
 from jaxtyping import Bool, Float
 
-from jax_impl.recurrent import dropout
+from jax_impl.carry import dropout
 
 
 class Attended(NamedTuple):

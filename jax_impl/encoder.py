@@ -14,7 +14,9 @@ from jax.scipy.special import erfc
 from jaxtyping import Bool, Float, Int
 
 from jax_impl.attention import dot_product_attention, multi_head_attention
-from jax_impl.recurrent import dropout, real_steps
+from jax_impl.carry import dropout
+from jax_impl.cells import standardize
+from jax_impl.recurrent import real_steps
 from spec.params import sinusoidal_positions
 
 
@@ -64,14 +66,9 @@ ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": relu}
 def layer_norm(params: Mapping[str, Array], x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     """Shift and scale each row of [.., H] to mean 0 and variance 1, then by a weight and a bias.
 
-    The variance is the mean of squares about the mean, and 1e-5 is added to it, as in torch; flax
-    adds 1e-6 and takes the mean of x**2 less the squared mean, which cancels.
-
     Source: Ba, Kiros & Hinton (2016).
     """
-    moved = x - x.mean(axis=-1, keepdims=True)
-    variance = (moved**2).mean(axis=-1, keepdims=True)
-    return moved / jnp.sqrt(variance + 1e-5) * params["weight"] + params["bias"]
+    return standardize(x) * params["weight"] + params["bias"]
 
 
 def encoder_layer(

@@ -16,6 +16,8 @@ from jax import lax
 from jax.nn import relu, sigmoid, tanh
 
 from jax_impl import encoder, recurrent
+from jax_impl.carry import AS_IT_IS
+from jax_impl.cells import lstm_cell
 
 
 class Cell(NamedTuple):
@@ -135,11 +137,14 @@ def unroll_cell(cell, weights, inputs, valid, state, reverse):
     here = None if valid is None else valid.T[..., None]
     outputs, state = loop(cell, reverse, weights, inputs.swapaxes(0, 1), here, tuple(state))
     outputs = outputs.swapaxes(0, 1)
-    return outputs if valid is None else jnp.where(valid[..., None], outputs, 0.0), state
+    return (outputs if valid is None else jnp.where(valid[..., None], outputs, 0.0),), state
 
 
-def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
+def unroll_rnn(weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh"):
     """Unroll `rnn_cell` with the weights of one layer and direction."""
+    if not carry.plain:
+        given = weights, inputs, valid, state, reverse, carry
+        return recurrent.unroll_rnn(*given, nonlinearity=nonlinearity)
     return unroll_cell(RNN_CELLS[nonlinearity], weights, inputs, valid, state, reverse)
 
 
@@ -147,8 +152,10 @@ def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
 unroll_gru = recurrent.unroll_gru
 
 
-def unroll_lstm(weights, inputs, valid, state, reverse):
+def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS):
     """Unroll `lstm_cell` with the weights of one layer and direction."""
+    if not carry.plain or recurrent.cell_of(weights) is not lstm_cell:
+        return recurrent.unroll_lstm(weights, inputs, valid, state, reverse, carry)
     return unroll_cell(LSTM_CELL, weights, inputs, valid, state, reverse)
 
 

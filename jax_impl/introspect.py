@@ -9,6 +9,7 @@ G features that the head reads, O outputs.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,8 +22,10 @@ from jaxtyping import Bool, Float, Int
 
 from jax_impl.arrays import from_numpy, to_numpy
 from jax_impl.attention import additive_scores, multi_head_attention, multiplicative_scores
+from jax_impl.carry import zone_out
+from jax_impl.cells import LSTMState, general_lstm_cell
 from jax_impl.encoder import embedding, encoder_layer, layer_norm
-from jax_impl.models import last_layer
+from jax_impl.models import State, at_end, last_layer
 from jax_impl.recurrent import real_steps, run_layers, unroll, zero_state
 from jax_impl.training import TrainState, apply, put
 from spec.batch import Batch
@@ -66,16 +69,15 @@ def open_gru(config, weights, x, state, nudge):
 
 
 def open_lstm(config, weights, x, state, nudge):
-    """Advance `lstm_cell` by one step and show its gates, nudged."""
-    h, c = state
-    from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
-    from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
-    i, f, g, o = jnp.split(from_input + from_hidden, 4, axis=-1)
-    i, f, o = sigmoid(i) + nudge.i, sigmoid(f) + nudge.f, sigmoid(o) + nudge.o
-    g = tanh(g) + nudge.g
-    c = f * c + i * g + nudge.c
-    h = o * tanh(c) + nudge.h
-    return STEPS["lstm"](i, f, g, o, h, c)
+    """Advance `general_lstm_cell` by one step and show its gates, nudged."""
+    shown = {}
+
+    def show(name, array):
+        shown[name] = array + getattr(nudge, name)
+        return shown[name]
+
+    general_lstm_cell(weights, x, LSTMState(*state), show)
+    return STEPS["lstm"](**shown)
 
 
 CELLS = {"rnn": open_rnn, "gru": open_gru, "lstm": open_lstm}
@@ -87,36 +89,39 @@ def open_layers(
     nudges: Mapping[str, Array],
     inputs: Float[Array, "B T D"],
     lengths: Int[Array, " B"] | None,
-) -> tuple[Float[Array, "B T F"], Float[Array, "L B H"], dict[str, Array]]:
-    """Run the recurrent layers; return outputs, last hidden states and every array by name."""
+) -> tuple[Float[Array, "B T F"], State, dict[str, Array]]:
+    """Run the recurrent layers; return outputs, last states and every array by name."""
     layers, found = iter(layer_names(config)), {}
     cell, names = CELLS[config.cell], STEPS[config.cell]._fields
 
-    def unroll_cell(weights, inputs, valid, first, reverse):
-        layer, D = next(layers), inputs.shape[-1]
-        nudge = [nudges[f"{layer}.{name}"] for name in names]
+    def unroll_cell(weights, inputs, valid, first, reverse, carry):
+        layer = next(layers)
+        nudge = {name: nudges[f"{layer}.{name}"] for name in names}
 
-        def step(given, shown):
-            state = jnp.split(shown[0], len(names), axis=-1)[-len(first) :]
-            nudge = STEPS[config.cell](*jnp.split(given[:, D:], len(names), axis=-1))
-            return (jnp.concatenate(cell(config, weights, given[:, :D], state, nudge), axis=-1),)
+        def step(now, before):
+            state, x = before[len(names) :], now["x"]
+            opened = cell(config, weights, x, state, STEPS[config.cell](*map(now.get, names)))
+            after = opened[-len(state) :]
+            if carry.zoneout:
+                both = zip(after, state, strict=True)
+                after = tuple(zone_out(new, old, None, carry.zoneout) for new, old in both)
+            return (*opened, *after)
 
-        # Nudges come in beside the inputs and gates go out beside the state, so that time,
+        # Nudges come in beside the inputs and gates go out before the state, so that time,
         # directions and padding are `unroll`'s alone.
-        given = jnp.concatenate([inputs, *nudge], axis=-1)
-        gates = [jnp.zeros_like(first[0])] * (len(names) - len(first))
-        outputs, (last,) = unroll(
-            step, given, valid, (jnp.concatenate([*gates, *first], axis=-1),), reverse
-        )
-        shown = jnp.split(outputs, len(names), axis=-1)
-        found.update({f"{layer}.{n}": array for n, array in zip(names, shown, strict=True)})
-        state = jnp.split(last, len(names), axis=-1)[-len(first) :]
-        return found[f"{layer}.h"], state
+        unseen = (jnp.zeros_like(nudge[name][:, 0]) for name in names)
+        given = {"x": inputs, **nudge}
+        shown, last = unroll(step, given, valid, (*unseen, *first), reverse)
+        found.update((f"{layer}.{n}", array) for n, array in zip(names, shown, strict=False))
+        return shown[len(names) :], last[len(names) :]
 
-    states = 2 if config.cell == "lstm" else 1
-    first = (zero_state(params, inputs),) * states
-    outputs, (h, *_) = run_layers(unroll_cell, params, inputs, lengths, first, None, 0.0)
-    return outputs, h, found
+    first = (zero_state(params, inputs),)
+    if config.cell == "lstm":
+        read_by = "weight_hh" if config.proj_size is None else "weight_hr"
+        first = (*first, zero_state(params, inputs, read_by))
+    whole = replace(config, truncated_bptt_steps=None)
+    outputs, state, _ = run_layers(unroll_cell, params, inputs, lengths, first, options=whole)
+    return outputs, LSTMState(*state) if config.cell == "lstm" else state[0], found
 
 
 def open_attention(
@@ -211,11 +216,11 @@ def forward(
     valid = real_steps(lengths, T)
     inputs = jnp.where(valid[..., None], inputs, 0.0) + nudges["inputs"]
     if config.recurrent:
-        outputs, h, found = open_layers(config, params[config.cell], nudges, inputs, lengths)
-        features = last_layer(config, h)
+        outputs, state, found = open_layers(config, params[config.cell], nudges, inputs, lengths)
+        features = last_layer(config, outputs, state, lengths)
     else:
         outputs, found = open_encoder(config, params, nudges, inputs, valid)
-        features = outputs[jnp.arange(B), lengths - 1]
+        features = at_end(outputs, lengths)
         if config.pooling == "mean":
             features = outputs.sum(axis=1) / lengths[:, None]
     if config.self_attention:

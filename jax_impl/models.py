@@ -16,14 +16,15 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from jax_impl import encoder, fast, recurrent
-from jax_impl.arrays import to_tree
+from jax_impl.arrays import draw, to_tree
 from jax_impl.attention import (
     additive_attention,
     multi_head_attention,
     multiplicative_attention,
 )
+from jax_impl.carry import dropout
 from jax_impl.cells import LSTMState
-from jax_impl.recurrent import dropout, real_steps
+from jax_impl.recurrent import real_steps
 from spec.config import ModelConfig
 from spec.params import parameter_schema
 
@@ -35,18 +36,14 @@ class Output(NamedTuple):
     attention: Float[Array, "B T"] | None
 
 
-def masks_between_layers(config: ModelConfig, keep: Mapping[str, Array] | None) -> list[Array]:
-    """Pick the dropout masks that belong between recurrent layers."""
-    return [keep[f"layer{n}"] for n in range(config.num_layers - 1)] if keep else []
-
-
 def recurrent_layers(config: ModelConfig, layers: ModuleType) -> Callable:
     """Build the recurrent layers that a configuration names."""
+    own = {"dropout": config.dropout, "options": config}
     if config.cell == "lstm":
-        return partial(layers.lstm, dropout=config.dropout)
+        return partial(layers.lstm, **own)
     if config.cell == "gru":
-        return partial(layers.gru, dropout=config.dropout, reset_after=config.reset_after)
-    return partial(layers.rnn, dropout=config.dropout, nonlinearity=config.nonlinearity)
+        return partial(layers.gru, reset_after=config.reset_after, **own)
+    return partial(layers.rnn, nonlinearity=config.nonlinearity, **own)
 
 
 def attention_over_steps(config: ModelConfig) -> Callable:
@@ -56,10 +53,27 @@ def attention_over_steps(config: ModelConfig) -> Callable:
     return partial(multiplicative_attention, score=config.score)
 
 
-def last_layer(config: ModelConfig, state: State) -> Float[Array, "B F"]:
-    """Put the last layer's final hidden states side by side, forward then reverse."""
+def last_layer(
+    config: ModelConfig,
+    outputs: Float[Array, "B T F"],
+    state: State,
+    lengths: Int[Array, " B"] | None,
+) -> Float[Array, "B F"]:
+    """Put the last layer's last outputs side by side: forward at the end, reverse at step 0.
+
+    They are its final hidden states, but for what residual layers add to them.
+    """
+    if config.residual:
+        end = outputs[:, -1] if lengths is None else at_end(outputs, lengths)
+        P = config.state_size
+        return jnp.concatenate([end[:, :P], outputs[:, 0, P:]], axis=-1)
     h = state.h if isinstance(state, LSTMState) else state
     return jnp.concatenate(list(h[-config.directions :]), axis=-1)
+
+
+def at_end(outputs: Float[Array, "B T F"], lengths: Int[Array, " B"]) -> Float[Array, "B F"]:
+    """Pick each sequence's last real step."""
+    return outputs[jnp.arange(outputs.shape[0]), lengths - 1]
 
 
 def read_out(
@@ -69,7 +83,7 @@ def read_out(
     keep: Mapping[str, Array] | None,
 ) -> Float[Array, "B O"]:
     """Apply the head, after dropout where a mask is given."""
-    if keep:
+    if keep and "head" in keep:
         features = dropout(features, keep["head"], config.dropout)
     return features @ head["weight"].T + head["bias"]
 
@@ -89,15 +103,14 @@ def recurrent_model(
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
       state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+      keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
 
     Returns:
       predictions [B, O], no attention.
     """
-    masks = masks_between_layers(config, keep)
     run = recurrent_layers(config, layers)
-    _, state = run(params[config.cell], inputs, lengths, state, masks)
-    features = last_layer(config, state)
+    outputs, state = run(params[config.cell], inputs, lengths, state, keep)
+    features = last_layer(config, outputs, state, lengths)
     return Output(read_out(config, params["head"], features, keep), None)
 
 
@@ -121,16 +134,15 @@ def attention_model(
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
       state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+      keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
 
     Returns:
       predictions [B, O], attention weights [B, T], zero past each end.
     """
-    masks = masks_between_layers(config, keep)
     run = recurrent_layers(config, layers)
-    outputs, state = run(params[config.cell], inputs, lengths, state, masks)
+    outputs, state = run(params[config.cell], inputs, lengths, state, keep)
     valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
-    query = last_layer(config, state)
+    query = last_layer(config, outputs, state, lengths)
     if config.self_attention:
         mask = None if valid is None else valid[:, None, None]
         own = params["self_attention"]
@@ -192,7 +204,7 @@ def transformer_model(
       predictions [B, O]; with pooling "attention" its weights [B, T], zero past each end.
     """
     y, weights = encode(config, params, inputs, lengths, keep, layers), None
-    pooled = y[:, -1] if lengths is None else y[jnp.arange(y.shape[0]), lengths - 1]
+    pooled = y[:, -1] if lengths is None else at_end(y, lengths)
     if config.pooling == "attention":
         valid = None if lengths is None else real_steps(lengths, y.shape[1])
         attend = attention_over_steps(config)
@@ -221,19 +233,15 @@ class SequenceModel(nn.Module):
 
     @nn.compact
     def __call__(self, inputs, lengths=None, state=None, keep=None):
-        def even(rng, own):
-            return to_tree(
-                {
-                    name: center
-                    + jax.random.uniform(jax.random.fold_in(rng, n), shape, inputs.dtype, -b, b)
-                    for n, (name, (shape, b, center)) in enumerate(own.items())
-                }
-            )
+        def first(rng, own):
+            keys = jax.random.split(rng, len(own))
+            both = zip(own.items(), keys, strict=True)
+            return to_tree({n: draw(key, spec, inputs.dtype) for (n, spec), key in both})
 
         parts: dict[str, dict] = {}
         for name, spec in parameter_schema(self.config).items():
             part, _, own = name.partition(".")
             parts.setdefault(part, {})[own] = spec
-        params = {part: self.param(part, even, own) for part, own in parts.items()}
+        params = {part: self.param(part, first, own) for part, own in parts.items()}
         model = MODELS[self.config.model]
         return model(self.config, params, inputs, lengths, state, keep, self.layers)

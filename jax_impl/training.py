@@ -69,6 +69,7 @@ def put(batch: Batch, execution: Execution) -> dict[str, Any]:
 def apply(config: ModelConfig, execution: Execution, params, arrays: Mapping[str, Any]) -> Output:
     """Run the model on the arrays of a batch."""
     layers = fast if execution.fast else recurrent
+    layers = recurrent.recomputing(layers) if execution.remat else layers
     lengths, keep = arrays.get("lengths"), arrays.get("keep")
     model = MODELS[config.model]
     return model(config, params, arrays["inputs"], lengths, keep=keep, layers=layers)

@@ -4,8 +4,6 @@ Dimensions: B batch, T time, H hidden units.
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -19,17 +17,14 @@ from jax_impl import models as jax_models
 from jax_impl import recurrent as jax_recurrent
 from jax_impl import training as jax_training
 from jax_impl.arrays import to_tree
-from jax_impl.cells import gru_cell, lstm_cell, rnn_cell
 from jax_impl.encoder import encoder_layer
 from parity.judge import Report, compare
 from parity.measure import ulps
 from spec import reference
-from spec.batch import Batch
+from spec.batch import Batch, layer_ends
 from spec.config import Execution, ModelConfig
-from spec.params import split_layers
 from torch_impl import encoder, fast, recurrent, training
-from torch_impl.cells import GRUCell, LSTMCell, RNNCell
-from torch_impl.models import encode, masks_between_layers, sequence_model
+from torch_impl.models import encode, recurrent_layers, sequence_model
 
 Arrays = Mapping[str, np.ndarray]
 KEEP = "keep."
@@ -83,8 +78,7 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
         found = model(*given, keep=keep)._asdict()
         if not config.recurrent:
             return found | {"outputs": encode(model, *given, keep)}
-        masks = masks_between_layers(config, keep)
-        return found | states(getattr(model, config.cell)(*given, None, masks))
+        return found | states(getattr(model, config.cell)(*given, None, keep))
 
     def in_jax(params, **arrays):
         arrays = unpacked(arrays)
@@ -93,9 +87,8 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
         given, keep = (arrays["inputs"], arrays.get("lengths")), arrays.get("keep")
         if not config.recurrent:
             return found | {"outputs": jax_models.encode(config, params, *given, keep, layers)}
-        masks = masks_between_layers(config, keep)
         own = jax_models.recurrent_layers(config, layers)
-        return found | states(own(params[config.cell], *given, None, masks))
+        return found | states(own(params[config.cell], *given, None, keep))
 
     def truth(**arrays):
         arrays = unpacked(arrays)
@@ -103,8 +96,8 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
         found = reference.predict(config, start, *given, keep=keep)._asdict()
         if not config.recurrent:
             return found | {"outputs": reference.transform(config, start, *given, keep).outputs}
-        masks, own = masks_between_layers(config, keep), reference.part(start, config.cell)
-        return found | reference.encode(config, own, *given, keep=masks)._asdict()
+        encoded = reference.encode(config, reference.part(start, config.cell), *given, keep=keep)
+        return found | {n: getattr(encoded, n) for n in ("outputs", *STATES[config.cell])}
 
     model = Watched(torch_model(config, start, run), in_torch)
     inputs = packed(batch, targets=False)
@@ -179,49 +172,18 @@ def transformer_outputs(config, start, below, valid):
 
 
 def recurrent_states(config, start, below, valid):
-    """Yield the name of each layer's and direction's states and both sides' values, [B, T, H]."""
-    part, dtype = config.cell, below.dtype
-    own, in_t, in_j = reference.part(start, part), below, below
-    for layer, directions in enumerate(split_layers(own)):
-        above_t, above_j = [], []
-        for reverse, weights in enumerate(directions):
-            cell_t, cell_j = in_torch_and_jax(config, part, weights)
-            zero = np.zeros((len(valid), config.hidden_size), dtype)
-            given_t = *(torch.from_numpy(x) for x in (in_t, valid, zero)), bool(reverse)
-            with jax.enable_x64(dtype == "float64"):
-                given_j = *(jax.numpy.asarray(x) for x in (in_j, valid, zero)), bool(reverse)
-                all_j = every_state(jax_recurrent.unroll, cell_j, len(STATES[part]), *given_j)
-            all_t = every_state(recurrent.unroll, cell_t, len(STATES[part]), *given_t)
-            for name, t, j in zip(STATES[part], all_t, all_j, strict=True):
-                yield f"layer {layer + 1}{' reverse' * reverse}, {name}", t, j
-            above_t.append(all_t[0])
-            above_j.append(all_j[0])
-        in_t, in_j = np.concatenate(above_t, axis=-1), np.concatenate(above_j, axis=-1)
-
-
-def in_torch_and_jax(config, part, weights) -> tuple[Callable, Callable]:
-    """Return one time step in torch and in JAX, (x, states) -> states, with these weights."""
-    ours = SimpleNamespace(**{n: torch.from_numpy(x) for n, x in weights.items()})
-    if part == "lstm":
-        return partial(LSTMCell.forward, ours), partial(lstm_cell, weights)
-    ours.nonlinearity, ours.reset_after = config.nonlinearity, config.reset_after
-    if part == "gru":
-        return (
-            lambda x, state: (GRUCell.forward(ours, x, *state),),
-            lambda x, state: (gru_cell(weights, x, *state, config.reset_after),),
-        )
-    return (
-        lambda x, state: (RNNCell.forward(ours, x, *state),),
-        lambda x, state: (rnn_cell(weights, x, *state, config.nonlinearity),),
-    )
-
-
-def every_state(unroll, cell, count, *given) -> list[np.ndarray]:
-    """Return each of a cell's states at every step, [B, T, H]."""
-    *rest, zero, reverse = given
-
-    def turned(order):  # `unroll` puts out the first state
-        return lambda x, state: tuple(cell(x, state[::order]))[::order]
-
-    orders = (1, -1)[:count]
-    return [np.asarray(unroll(turned(o), *rest, (zero,) * count, reverse)[0]) for o in orders]
+    """Yield the name of each layer's and direction's states and both sides' values, [B, T, P]."""
+    own, lengths = reference.part(start, config.cell), valid.sum(axis=1)
+    layers = recurrent_layers(config, recurrent).to(torch.from_numpy(below).dtype)
+    layers.load_state_dict({name: torch.from_numpy(x) for name, x in own.items()})
+    with torch.no_grad():
+        given = torch.from_numpy(below), torch.from_numpy(lengths)
+        in_t = states(layers(*given, return_all_states=True)[::2])
+    with jax.enable_x64(below.dtype == "float64"):
+        layers = jax_models.recurrent_layers(config, jax_recurrent)
+        in_j = states(layers(own, below, lengths, return_all_states=True)[::2])
+    for number, end in enumerate(layer_ends(config)):
+        layer, _, reverse = end.removeprefix("l").partition("_")
+        for name in STATES[config.cell]:
+            t, j = (np.asarray(found[name][number]) for found in (in_t, in_j))
+            yield f"layer {int(layer) + 1}{f' {reverse}' * bool(reverse)}, {name}", t, j

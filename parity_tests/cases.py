@@ -4,14 +4,14 @@ All sizes differ, weights and biases are random and alike in scale, time is long
 padding holds NaN: an error in a transpose, a gate, a bias, a carry or a mask has nowhere to hide.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import numpy as np
 
 from spec.batch import keep_masks
-from spec.config import ModelConfig
-from spec.params import parameter_schema
+from spec.config import ModelConfig, Recurrence
+from spec.params import PLAIN, parameter_schema
 
 B, T, H = 3, 6, 4
 
@@ -42,6 +42,7 @@ class Case:
     pooling: str = "mean"
     score: str = "additive"
     self_attention: bool = False
+    options: Recurrence = PLAIN
 
     def __str__(self) -> str:
         words = [self.model if self.nonlinearity == "tanh" else f"{self.model}_relu"]
@@ -50,11 +51,22 @@ class Case:
         words += [self.activation] * (self.activation != "gelu") + ["causal"] * self.causal
         words += [self.pooling] * (self.pooling != "mean")
         words += [self.score] * (self.score != "additive") + ["self"] * self.self_attention
+        words += self.option_words
         words += [f"{self.layers}layers"] * (self.layers > 1)
         words += ["bidirectional"] * self.bidirectional + ["ragged"] * self.ragged
         words += ["univariate"] * (self.features == 1) + ["state"] * self.state
         words += ["classes"] * (self.task == "classification") + ["dropout"] * (self.dropout > 0)
         return "-".join(words)
+
+    @property
+    def option_words(self) -> list[str]:
+        """Say which options of the recurrent layers are set."""
+        found = {f.name: getattr(self.options, f.name) for f in fields(Recurrence)}
+        return [
+            name if value is True else f"{name}={value}"
+            for name, value in found.items()
+            if value != getattr(Recurrence, name)
+        ]
 
     @property
     def config(self) -> ModelConfig:
@@ -76,6 +88,7 @@ class Case:
             pooling=self.pooling,
             score=self.score,
             self_attention=self.self_attention,
+            **{f.name: getattr(self.options, f.name) for f in fields(Recurrence)},
             task=self.task,
             input_size=self.features,
             output_size=5 if self.task == "classification" else 2,
@@ -95,9 +108,9 @@ class Case:
         arrays["inputs"] = draw(size=(B, T, self.features))
         if self.ragged:
             arrays["inputs"][np.arange(T) >= self.lengths[:, None]] = np.nan
+        sizes = {"h": self.config.state_size, "c": H}
         for name in {"lstm": ("h", "c"), "transformer": ()}.get(self.config.cell, ("h",)):
-            shape = (self.layers * self.config.directions, B, H)
-            arrays[name] = draw(size=shape)
+            arrays[name] = draw(size=(self.layers * self.config.directions, B, sizes[name]))
         arrays["d predictions"] = draw(size=(B, self.config.output_size))
         arrays["d attention"] = draw(size=(B, T))
         arrays["targets"] = draw(size=(B, self.config.output_size))
@@ -170,6 +183,8 @@ CASES = [
         dropout=0.4,
         task="classification",
     ),
+    Case("lstm_attention", ragged=True, options=Recurrence(layer_norm=True, proj_size=3)),
+    Case("gru_attention", layers=2, dropout=0.4, options=Recurrence(residual=True, zoneout=0.3)),
     Case("gru_attention", ragged=True, score="dot"),
     Case("gru_attention", bidirectional=True, score="general", dropout=0.4),
     Case("lstm_attention", ragged=True, score="scaled_dot", self_attention=True),
@@ -181,4 +196,35 @@ CASES = [
     Case("transformer", ragged=True, positions="learned", activation="relu", pooling="attention"),
     Case("transformer", layers=2, ragged=True, causal=True, pooling="last", dropout=0.4),
     Case("transformer", positions="learned", norm_first=True, pooling="attention", dropout=0.4),
+]
+
+# What the models above do not try: options of the recurrent layers, on layers alone.
+LAYERS = [
+    Case(
+        "rnn",
+        layers=2,
+        ragged=True,
+        options=Recurrence(zoneout=0.3, recurrent_dropout=0.4, residual=True),
+    ),
+    Case("gru", bidirectional=True, ragged=True, options=Recurrence(zoneout=0.3)),
+    Case("gru", options=Recurrence(recurrent_dropout=0.4, input_dropout=0.2)),
+    Case("gru", reset_after=False, state=True, options=Recurrence(recurrent_dropout=0.4)),
+    Case("lstm", bidirectional=True, ragged=True, state=True, options=Recurrence(proj_size=3)),
+    Case(
+        "lstm",
+        ragged=True,
+        state=True,
+        options=Recurrence(zoneout=0.3, recurrent_dropout=0.4, proj_size=3),
+    ),
+    Case("lstm", ragged=True, state=True, options=Recurrence(peepholes=True)),
+    Case("lstm", state=True, options=Recurrence(coupled_gates=True)),
+    Case("lstm", bidirectional=True, options=Recurrence(peepholes=True, coupled_gates=True)),
+    Case("lstm", ragged=True, state=True, options=Recurrence(layer_norm=True)),
+    Case(
+        "lstm",
+        layers=2,
+        bidirectional=True,
+        ragged=True,
+        options=Recurrence(layer_norm=True, peepholes=True, proj_size=2, residual=True),
+    ),
 ]

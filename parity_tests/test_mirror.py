@@ -31,7 +31,15 @@ ONLY_JAX = {
         "additive_scores": "a method of the module in torch",
         "multiplicative_scores": "a method of the module in torch",
     },
-    "arrays.py": {"to_tree": "a torch module is no tree", "to_names": "named_parameters in torch"},
+    "carry.py": {
+        "split_time": "one loop over chunks, which torch has anyway",
+        "join_time": "one loop over chunks, which torch has anyway",
+    },
+    "arrays.py": {
+        "to_tree": "a torch module is no tree",
+        "to_names": "named_parameters in torch",
+        "draw": "torch modules take the numbers of spec.params",
+    },
     "optimizers.py": {"one_minus_power": "torch has the step as a Python number, in float64"},
 }
 

@@ -10,12 +10,19 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import jax_impl
 import torch_impl
+from parity_tests import cases
 from parity_tests.cases import CASES, B, H, T
 from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
+from spec.config import Recurrence
 
 # Each encoder once, whatever stands on top of it.
-ENCODERS = [c for c in CASES if c.config.recurrent and not c.config.attends]
+ENCODERS = [c for c in CASES if c.config.recurrent and not c.config.attends] + cases.LAYERS
+# Plain layers, and the options that the fused kernels have no way for.
+ON_BOTH = [(c, l) for c in ENCODERS for l in ("recurrent", "fast") if l == "fast" or c in CASES]
+EVERY_STEP = [c for c in ENCODERS if c.ragged and c.state and (c.layers == 1 or c.model == "rnn")]
+TORCH_OPTIONS = (Recurrence(), Recurrence(proj_size=3))
+IN_TORCH = [c for c in ENCODERS if c.dropout == 0 and c.reset_after and c.options in TORCH_OPTIONS]
 LAYERS = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 
 
@@ -26,17 +33,20 @@ def leaves_of(case):
     return params | {n: a for n, a in case.leaves.items() if n in ("inputs", "h", "c")}
 
 
-def cotangents_of(case):
+def cotangents_of(case, every_step=False):
     draw = np.random.default_rng(3).normal
-    state = (case.layers * case.config.directions, B, H)
-    shapes = {"outputs": (B, T, case.config.encoded_size), "h": state}
-    shapes |= {"c": state} if case.model == "lstm" else {}
+    L, P = case.layers * case.config.directions, case.config.state_size
+    shapes = {"outputs": (B, T, case.config.encoded_size), "h": (L, B, P)}
+    shapes |= {"c": (L, B, H)} if case.model == "lstm" else {}
+    if every_step:
+        shapes |= {f"all_{n}": (L, B, T, shapes[n][2]) for n in ("h", "c") if n in shapes}
     return {name: draw(size=shape) for name, shape in shapes.items()}
 
 
-def named(case, outputs, final):
-    parts = tuple(final) if case.model == "lstm" else (final,)
-    return {"outputs": outputs} | dict(zip("hc", parts, strict=False))
+def named(case, outputs, *states):
+    names = iter(("h", "c", "all_h", "all_c") if case.model == "lstm" else ("h", "all_h"))
+    parts = (part for s in states for part in (s if case.model == "lstm" else (s,)))
+    return {"outputs": outputs} | {next(names): part for part in parts}
 
 
 def split(case, leaves):
@@ -47,32 +57,34 @@ def split(case, leaves):
 
 def options(case):
     """What a layer takes after the rate of dropout."""
-    return {"rnn": (case.nonlinearity,), "gru": (case.reset_after,), "lstm": ()}[case.model]
+    own = {"rnn": (case.nonlinearity,), "gru": (case.reset_after,), "lstm": ()}[case.model]
+    return *own, case.options
 
 
-def run_torch(case, layers, leaves):
+def run_torch(case, layers, leaves, **asked):
     params, inputs, state = split(case, leaves)
     sizes = (case.features, H, case.layers, case.bidirectional, case.dropout)
     module = getattr(layers, LAYERS[case.model])(*sizes, *options(case))
     lengths = None if case.lengths is None else torch.tensor(case.lengths)
-    keep = [torch.tensor(m) for n, m in case.keep.items() if n != "head"]
-    return named(case, *torch.func.functional_call(module, params, (inputs, lengths, state, keep)))
+    keep = {name: torch.tensor(mask) for name, mask in case.keep.items()}
+    given = (inputs, lengths, state, keep)
+    return named(case, *torch.func.functional_call(module, params, given, asked))
 
 
-def run_jax(case, layers, leaves):
+def run_jax(case, layers, leaves, **asked):
     params, inputs, state = split(case, leaves)
     lengths = None if case.lengths is None else jnp.asarray(case.lengths)
-    keep = [m for n, m in case.keep.items() if n != "head"]
-    arguments = (params, inputs, lengths, state, keep, case.dropout)
-    return named(case, *getattr(layers, case.model)(*arguments, *options(case)))
+    arguments = (params, inputs, lengths, state, case.keep, case.dropout)
+    return named(case, *getattr(layers, case.model)(*arguments, *options(case), **asked))
 
 
-def run_numpy(case, leaves):
+def run_numpy(case, leaves, every_step=False, **asked):
     params, inputs, _ = split(case, leaves)
-    keep = [m for n, m in case.keep.items() if n != "head"]
     state = {n: leaves[n] for n in ("h", "c") if n in leaves}
-    encoded = reference.encode(case.config, params, inputs, case.lengths, **state, keep=keep)
-    return {n: part for n, part in encoded._asdict().items() if part is not None}
+    given = {"keep": case.keep, **state, **asked}
+    encoded = reference.encode(case.config, params, inputs, case.lengths, **given)
+    names = cotangents_of(case, every_step)
+    return {name: getattr(encoded, name) for name in names}
 
 
 @cache
@@ -92,24 +104,50 @@ def reference_of(case):
     return in_numpy(partial(run_numpy, case), leaves_of(case), cotangents_of(case))
 
 
-@pytest.mark.parametrize("layers", ["recurrent", "fast"])
-@pytest.mark.parametrize("case", ENCODERS, ids=str)
+@pytest.mark.parametrize(("case", "layers"), ON_BOTH, ids=str)
 def test_layers_match(case, layers):
     """torch = JAX: every output, the last states, and the gradient of all that went in."""
     assert_same(torch_of(case, layers), jax_of(case, layers))
 
 
-@pytest.mark.parametrize("layers", ["recurrent", "fast"])
-@pytest.mark.parametrize("case", ENCODERS, ids=str)
+@pytest.mark.parametrize(("case", "layers"), ON_BOTH, ids=str)
 def test_layers_match_the_reference(case, layers):
     """torch = NumPy = JAX, after the faster test above: gradients here are taken one by one."""
     assert_same(torch_of(case, layers), reference_of(case))
     assert_same(jax_of(case, layers), reference_of(case))
 
 
+@pytest.mark.parametrize("begins", [False, True], ids=["", "resets"])
+@pytest.mark.parametrize("case", EVERY_STEP, ids=str)
+def test_states_of_every_step_and_resets_match(case, begins):
+    """torch = NumPy = JAX: h and c of every step; a step may begin anew, the first one too."""
+    asked = {}
+    if begins:
+        asked = {
+            "resets": np.array([[0, 0, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]]) > 0
+        }
+    leaves, cotangents = leaves_of(case), cotangents_of(case, every_step=True)
+    in_tensors = {name: torch.tensor(array) for name, array in asked.items()}
+    wanted = in_numpy(partial(run_numpy, case, every_step=True, **asked), leaves, cotangents)
+    for found in (
+        in_torch(
+            partial(run_torch, case, torch_impl.fast, return_all_states=True, **in_tensors),
+            leaves,
+            cotangents,
+        ),
+        in_jax(
+            partial(run_jax, case, jax_impl.fast, return_all_states=True, **asked),
+            leaves,
+            cotangents,
+        ),
+    ):
+        assert_same(found, wanted)
+
+
 def torch_layer(case):
     kind = getattr(torch.nn, LAYERS[case.model])
     extra = {"nonlinearity": case.nonlinearity} if case.model == "rnn" else {}
+    extra |= {"proj_size": case.options.proj_size} if case.options.proj_size else {}
     return kind(
         case.features, H, case.layers, batch_first=True, bidirectional=case.bidirectional, **extra
     ).double()
@@ -128,18 +166,18 @@ def run_torch_nn(case, leaves):
     return named(case, outputs, final)
 
 
-@pytest.mark.parametrize("case", [c for c in ENCODERS if c.dropout == 0 and c.reset_after], ids=str)
+@pytest.mark.parametrize("case", IN_TORCH, ids=str)
 def test_torch_nn_is_the_same_function(case):
     """torch.nn.LSTM, GRU and RNN, packed where lengths differ, agree on values and gradients."""
     leaves, cotangents = leaves_of(case), cotangents_of(case)
     assert_same(in_torch(partial(run_torch_nn, case), leaves, cotangents), reference_of(case))
 
 
-@pytest.mark.parametrize("case", ENCODERS, ids=str)
+@pytest.mark.parametrize("case", [c for c in ENCODERS if c.options in TORCH_OPTIONS], ids=str)
 def test_state_dicts_are_interchangeable(case):
     """torch.nn takes our state_dict and we take torch.nn's, strictly, in the same order."""
     sizes = (case.features, H, case.layers, case.bidirectional)
-    ours = getattr(torch_impl, LAYERS[case.model])(*sizes)
+    ours = getattr(torch_impl, LAYERS[case.model])(*sizes, options=case.options)
     theirs = torch_layer(case).float()
     assert list(ours.state_dict()) == list(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
@@ -186,11 +224,11 @@ def test_defaults_are_those_of_torch_nn(name):
     params = {n: tensor.numpy() for n, tensor in two.state_dict().items()}
     in_jax = getattr(jax_impl, name.lower())
     kept = np.ones((B, T, H), bool)
-    plain, masked = two(inputs)[0], two(inputs, keep=[torch.tensor(kept)])[0]
+    plain, masked = two(inputs)[0], two(inputs, keep={"layer0": torch.tensor(kept)})[0]
     assert torch.equal(plain, masked)
     plain, masked = (
         in_jax(params, inputs.numpy())[0],
-        in_jax(params, inputs.numpy(), keep=[kept])[0],
+        in_jax(params, inputs.numpy(), keep={"layer0": kept})[0],
     )
     np.testing.assert_array_equal(plain, masked)
     np.testing.assert_allclose(plain, two(inputs)[0].detach(), rtol=1e-4, atol=1e-6)

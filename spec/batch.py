@@ -33,6 +33,12 @@ class Batch:
     weights: np.ndarray | None = None
 
 
+def layer_ends(config: ModelConfig) -> list[str]:
+    """List recurrent layers and directions in the order they run: l0, l0_reverse, l1 .."""
+    ends = ("", "_reverse")[: config.directions]
+    return [f"l{n}{end}" for n in range(config.num_layers) for end in ends]
+
+
 def keep_masks(
     config: ModelConfig, seed: int, step: int, rows: int, time: int
 ) -> dict[str, np.ndarray]:
@@ -40,24 +46,40 @@ def keep_masks(
 
     Returns:
       "head" [B, G], and of recurrent models "layer0" .. [B, T, F] after each layer but the last;
+      "input" [B, T, D] of input dropout; of each layer and direction, l0, l0_reverse ..,
+      "recurrent_l0" [B, H] of recurrent dropout and "zoneout_h_l0", of an LSTM "zoneout_c_l0"
+      too, [B, T, H], True where a unit advances;
       of a transformer "embedding" [B, T, H] and, of each layer n, "layer<n>.weights" [B, N, T, T]
       and what leaves its three matrix products: "layer<n>.attention" [B, T, H], "layer<n>.units"
       [B, T, U] and "layer<n>.feedforward" [B, T, H]. Nothing when the model drops nothing.
     """
-    if config.dropout == 0:
-        return {}
     layer = (rows, time, config.encoded_size)
+    shapes = {}
     if config.recurrent:
         shapes = {f"layer{n}": layer for n in range(config.num_layers - 1)}
     else:
-        shapes = {"embedding": layer}
+        shapes["embedding"] = layer
         for n in range(config.num_layers):
             shapes[f"layer{n}.weights"] = (rows, config.num_heads, time, time)
             shapes[f"layer{n}.attention"] = layer
             shapes[f"layer{n}.units"] = (rows, time, config.units)
             shapes[f"layer{n}.feedforward"] = layer
     shapes["head"] = (rows, config.head_size)
+    kinds = [(config.dropout, shapes)]
+    if config.recurrent:
+        ends = layer_ends(config)
+        state = (rows, time, config.state_size)
+        zoneout = {f"zoneout_h_{end}": state for end in ends}
+        if config.cell == "lstm":
+            zoneout |= {f"zoneout_c_{end}": (rows, time, config.hidden_size) for end in ends}
+        kinds += [
+            (config.input_dropout, {"input": (rows, time, config.input_size)}),
+            (config.recurrent_dropout, {f"recurrent_{e}": (rows, config.state_size) for e in ends}),
+            (config.zoneout, zoneout),
+        ]
     return {
-        name: keep_mask(shape, config.dropout, seed, "dropout", step, name)
+        name: keep_mask(shape, rate, seed, "dropout", step, name)
+        for rate, shapes in kinds
         for name, shape in shapes.items()
+        if rate
     }

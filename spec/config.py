@@ -3,7 +3,7 @@
 A configuration checks itself when it is made: an instance that exists is valid.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from spec.errors import ConfigError
@@ -13,7 +13,65 @@ Task = Literal["regression", "classification"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Architecture:
+class Recurrence:
+    """Recurrent layers"""
+
+    proj_size: int | None = option(
+        None,
+        "lstm: size of the hidden state, a product of the cell's output; none: hidden_size",
+        "a whole number, 1 <= proj_size < hidden_size",
+        lambda n: n >= 1,
+    )
+    peepholes: bool = option(False, "lstm: the gates see the cell state")
+    coupled_gates: bool = option(False, "lstm: forget as much as comes in, f = 1 - i")
+    layer_norm: bool = option(False, "lstm: normalise both products of the gates, and the state")
+    forget_bias: float | None = option(
+        None,
+        "lstm: first bias of the forget gate; none: drawn as the others",
+        "a finite number",
+        lambda x: abs(x) < float("inf"),
+    )
+    recurrent_initializer: Literal["uniform", "orthogonal"] = option(
+        "uniform", "first weights from state to gates: as torch, or each gate's orthogonal"
+    )
+    input_dropout: float = option(
+        0.0,
+        "recurrent: fraction of the readings dropped",
+        "a number, 0 <= input_dropout < 1",
+        lambda p: 0 <= p < 1,
+    )
+    recurrent_dropout: float = option(
+        0.0,
+        "recurrent: fraction of the state that a sequence's gates do not see, alike at every step",
+        "a number, 0 <= recurrent_dropout < 1",
+        lambda p: 0 <= p < 1,
+    )
+    zoneout: float = option(
+        0.0,
+        "recurrent: fraction of the state that a step leaves as it was",
+        "a number, 0 <= zoneout < 1",
+        lambda p: 0 <= p < 1,
+    )
+    residual: bool = option(False, "recurrent: layers after the first add what they read")
+    truncated_bptt_steps: int | None = option(
+        None,
+        "recurrent: steps of a chunk, over whose start no gradient flows back; none: the sequence",
+        "a whole number >= 1",
+        lambda n: n >= 1,
+    )
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.coupled_gates and self.forget_bias is not None:
+            raise ConfigError("--forget_bias: --coupled_gates have no forget gate of their own")
+
+
+# Which of them are for one cell alone.
+ONLY_LSTM = ("proj_size", "peepholes", "coupled_gates", "layer_norm", "forget_bias")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(Recurrence):
     """Model"""
 
     model: Literal[
@@ -93,22 +151,46 @@ class Architecture:
         return self.pooling == "attention" if not self.recurrent else self.model != self.cell
 
     @property
+    def directions(self) -> int:
+        return 2 if self.bidirectional else 1
+
+    @property
+    def state_size(self) -> int:
+        """Features of a hidden state."""
+        return self.proj_size or self.hidden_size
+
+    @property
+    def encoded_size(self) -> int:
+        """Features of one encoder output: the directions side by side."""
+        return self.directions * self.state_size
+
+    @property
     def longest(self) -> int | None:
         """Most steps of a sequence that the model can read; None for any number."""
         learned = not self.recurrent and self.positions == "learned"
         return self.max_length if learned else None
 
     def __post_init__(self) -> None:
-        validate(self)
+        super().__post_init__()
+        for item in fields(Recurrence):
+            only = "LSTM" if item.name in ONLY_LSTM else "recurrent"
+            fits = self.cell == "lstm" if only == "LSTM" else self.recurrent
+            if getattr(self, item.name) != item.default and not fits:
+                raise ConfigError(f"--{item.name}: is for {only} layers, not --model {self.model}")
+        if self.proj_size is not None and self.proj_size >= self.hidden_size:
+            raise ConfigError(
+                f"--proj_size {self.proj_size}: must be smaller than --hidden_size "
+                f"{self.hidden_size}"
+            )
         if self.self_attention and not (self.recurrent and self.attends):
             raise ConfigError(
                 "--self_attention: is for the models that end in _attention; a transformer "
                 "has it, the others have no attention"
             )
-        width = self.hidden_size * (2 if self.bidirectional else 1)
-        if (self.self_attention or not self.recurrent) and width % self.num_heads:
+        if (self.self_attention or not self.recurrent) and self.encoded_size % self.num_heads:
+            size = "hidden_size" if self.proj_size is None else "proj_size"
             raise ConfigError(
-                f"--num_heads {self.num_heads}: must divide --hidden_size {self.hidden_size}"
+                f"--num_heads {self.num_heads}: must divide --{size} {self.state_size}"
                 f"{' of two directions' * self.bidirectional}"
             )
         if self.bidirectional and not self.recurrent:
@@ -129,15 +211,6 @@ class ModelConfig(Architecture):
     output_size: int = option(
         1, "targets (regression) or classes", "a whole number >= 1", lambda n: n >= 1
     )
-
-    @property
-    def directions(self) -> int:
-        return 2 if self.bidirectional else 1
-
-    @property
-    def encoded_size(self) -> int:
-        """Features of one encoder output: the directions side by side."""
-        return self.directions * self.hidden_size
 
     @property
     def head_size(self) -> int:
@@ -238,6 +311,9 @@ class Execution:
         lambda n: 1 <= n <= 1024,
     )
     fast: bool = option(True, "fused kernels; --no-fast runs the readable time loop")
+    remat: bool = option(
+        False, "recurrent: compute states again on the way back; memory for sqrt(steps) of them"
+    )
 
     def __post_init__(self) -> None:
         validate(self)

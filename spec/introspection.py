@@ -4,6 +4,8 @@
     rnn.l0.h                                      [B, T, H]  hidden state
     gru.l0.r .z .n .h                             [B, T, H]  reset, update, candidate, state
     lstm.l0.i .f .g .o .h .c                      [B, T, H]  input, forget, candidate, output, states
+                                                  (h of a projection: its size; of zoneout: h and c
+                                                  before it holds part of the old)
     transformer.embedded                          [B, T, H]  readings embedded, and their places
     transformer.l0.scores .weights                [B, N, T, T]  of each head, by query and key
     transformer.l0.residual                       [B, T, H]  what the layer returns
@@ -29,7 +31,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spec.batch import Batch
+from spec.batch import Batch, layer_ends
 from spec.config import ModelConfig
 
 # What one step of each cell computes, its states last.
@@ -45,8 +47,7 @@ NODES, PARTS, TOLERANCE = 16, 64, 1e-4  # of `integrate`; relative to the predic
 
 def layer_names(config: ModelConfig) -> list[str]:
     """List the layers and directions in the order they run: lstm.l0, lstm.l0_reverse .."""
-    ends = ("", "_reverse")[: config.directions]
-    return [f"{config.cell}.l{n}{end}" for n in range(config.num_layers) for end in ends]
+    return [f"{config.cell}.{end}" for end in layer_ends(config)]
 
 
 def array_shapes(config: ModelConfig, rows: int, steps: int) -> dict[str, tuple[int, ...]]:
@@ -56,6 +57,7 @@ def array_shapes(config: ModelConfig, rows: int, steps: int) -> dict[str, tuple[
     own = {"scores": between, "weights": between, "residual": hidden}
     if config.recurrent:
         own = dict.fromkeys(STEPS[config.cell]._fields, hidden)
+        own["h"] = (rows, steps, config.state_size)
     else:
         shapes["transformer.embedded"] = hidden
     for layer in layer_names(config):

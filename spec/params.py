@@ -11,42 +11,87 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spec.config import ModelConfig
+from spec.config import ModelConfig, Recurrence
 from spec.errors import CheckpointError
-from spec.random import uniform
+from spec.random import normal, uniform
 
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+PLAIN = Recurrence()
 
 
 class ParamSpec(NamedTuple):
-    """Shape of a parameter; its initial values are even over center + [-bound, bound)."""
+    """Shape of a parameter and its initial values, even over center + [-bound, bound).
+
+    A tuple has one number for each of as many blocks of axis 0, the gates. `orthogonal` counts
+    blocks, each of which is one with orthonormal rows or columns instead.
+    """
 
     shape: tuple[int, ...]
-    bound: float
-    center: float = 0.0
+    bound: float | tuple[float, ...]
+    center: float | tuple[float, ...] = 0.0
+    orthogonal: int = 0
+
+    def by_row(self, numbers: float | tuple[float, ...]) -> np.ndarray:
+        """Spread the numbers of blocks over the rows of axis 0, [rows, 1 ..] or [1 ..]."""
+        blocks = np.atleast_1d(numbers)
+        rows = blocks if len(blocks) == 1 else np.repeat(blocks, self.shape[0] // len(blocks))
+        return rows.reshape(-1, *(1,) * (len(self.shape) - 1))
 
 
-def cell_schema(cell: str, input_size: int, hidden_size: int) -> dict[str, ParamSpec]:
-    """Return the parameters of one recurrent cell."""
-    rows, bound = GATES[cell] * hidden_size, hidden_size**-0.5
-    return {
+def cell_schema(
+    cell: str, input_size: int, hidden_size: int, options: Recurrence = PLAIN
+) -> dict[str, ParamSpec]:
+    """Return the parameters of one recurrent cell.
+
+    Every cell has weight_ih, weight_hh, bias_ih and bias_hh. An LSTM may have weight_hr, as
+    torch.nn.LSTM's proj_size; weight_ch, the peepholes of i, f, o; gain_ih, gain_hh, gain_c and
+    bias_c of layer normalisation. With coupled gates there is no f anywhere.
+    """
+    H, P, bound = hidden_size, options.proj_size or hidden_size, hidden_size**-0.5
+    gates = GATES[cell] - options.coupled_gates
+    rows = gates * H
+    schema = {
         "weight_ih": ParamSpec((rows, input_size), bound),
-        "weight_hh": ParamSpec((rows, hidden_size), bound),
+        "weight_hh": ParamSpec((rows, P), bound),
         "bias_ih": ParamSpec((rows,), bound),
         "bias_hh": ParamSpec((rows,), bound),
     }
+    if options.recurrent_initializer == "orthogonal":
+        schema["weight_hh"] = ParamSpec((rows, P), 0.0, 0.0, gates)
+    if options.forget_bias is not None:  # the sum of both biases
+        evenly = (bound, 0.0, bound, bound)
+        schema["bias_ih"] = ParamSpec((rows,), evenly, (0.0, options.forget_bias, 0.0, 0.0))
+        schema["bias_hh"] = ParamSpec((rows,), evenly)
+    if options.proj_size is not None:
+        schema["weight_hr"] = ParamSpec((P, H), bound)
+    if options.peepholes:
+        schema["weight_ch"] = ParamSpec(((gates - 1) * H,), bound)
+    if options.layer_norm:
+        schema["gain_ih"] = schema["gain_hh"] = ParamSpec((rows,), 0.0, 1.0)
+        schema["gain_c"] = ParamSpec((H,), 0.0, 1.0)
+        schema["bias_c"] = ParamSpec((H,), 0.0)
+    return schema
 
 
 def recurrent_schema(
-    cell: str, input_size: int, hidden_size: int, num_layers: int, bidirectional: bool
+    cell: str,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int,
+    bidirectional: bool,
+    options: Recurrence = PLAIN,
 ) -> dict[str, ParamSpec]:
-    """Return the parameters of torch.nn.RNN, GRU or LSTM, in its order and initialisation."""
+    """Return the parameters of torch.nn.RNN, GRU or LSTM, in its order and initialisation.
+
+    What torch.nn.LSTM does not have stands behind what it has, see `cell_schema`.
+    """
     directions = ("", "_reverse") if bidirectional else ("",)
     schema = {}
     for layer in range(num_layers):
-        width = input_size if layer == 0 else len(directions) * hidden_size
+        outputs = len(directions) * (options.proj_size or hidden_size)
+        width = input_size if layer == 0 else outputs
         for direction in directions:
-            for name, spec in cell_schema(cell, width, hidden_size).items():
+            for name, spec in cell_schema(cell, width, hidden_size, options).items():
                 schema[f"{name}_l{layer}{direction}"] = spec
     return schema
 
@@ -142,14 +187,22 @@ def position_rates(size: int) -> np.ndarray:
     return 10000.0 ** ((column - column % 2) / size)
 
 
+# In the order of torch.nn.LSTM's.
+CELL_NAMES = tuple(
+    cell_schema("lstm", 1, 2, Recurrence(proj_size=1, peepholes=True, layer_norm=True))
+)
+
+
 def split_layers(params: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
     """Group a recurrent layer's parameters as [layer][direction] -> a cell's parameters.
 
     The names of torch.nn.LSTM say how many layers and directions there are.
     """
-    names = cell_schema("rnn", 1, 1)
     ends = [name.removeprefix("weight_ih") for name in params if name.startswith("weight_ih")]
-    cells = {end: {name: params[name + end] for name in names} for end in ends}
+    cells = {
+        end: {name: params[name + end] for name in CELL_NAMES if name + end in params}
+        for end in ends
+    }
     forward = [f"_l{layer}" for layer in range(len(ends)) if f"_l{layer}" in cells]
     return [
         [cells[end]] + ([cells[f"{end}_reverse"]] if f"{end}_reverse" in cells else [])
@@ -162,7 +215,7 @@ def parameter_schema(config: ModelConfig) -> dict[str, ParamSpec]:
     encoded, parts = config.encoded_size, {}
     if config.recurrent:
         sizes = config.input_size, config.hidden_size, config.num_layers, config.bidirectional
-        parts[config.cell] = recurrent_schema(config.cell, *sizes)
+        parts[config.cell] = recurrent_schema(config.cell, *sizes, config)
     else:
         parts["embedding"] = linear_schema(config.input_size, encoded)
         if config.positions == "learned":  # as wide as BERT's: Devlin et al. (2019)
@@ -183,10 +236,21 @@ def parameter_schema(config: ModelConfig) -> dict[str, ParamSpec]:
 
 def init_params(schema: Mapping[str, ParamSpec], seed: int) -> dict[str, np.ndarray]:
     """Draw initial values, float64; a parameter's numbers depend on the seed and its name only."""
-    return {
-        name: spec.center + uniform(spec.shape, spec.bound, seed, "parameter", name)
-        for name, spec in schema.items()
-    }
+    return {name: draw(spec, seed, "parameter", name) for name, spec in schema.items()}
+
+
+def draw(spec: ParamSpec, *key: int | str) -> np.ndarray:
+    """Draw the initial values of one parameter, float64.
+
+    Source: Saxe, McClelland & Ganguli (2014) for the orthogonal ones, by QR of normal numbers.
+    """
+    if spec.orthogonal:
+        rows, columns = spec.shape[0] // spec.orthogonal, spec.shape[1]
+        size = spec.orthogonal, max(rows, columns), min(rows, columns)
+        q, r = np.linalg.qr(normal(size, *key))
+        q = q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]  # else not evenly spread
+        return (q if rows >= columns else q.swapaxes(1, 2)).reshape(spec.shape)
+    return spec.by_row(spec.center) + spec.by_row(spec.bound) * uniform(spec.shape, 1.0, *key)
 
 
 def select_arrays(

@@ -22,6 +22,16 @@ def uniform(shape: tuple[int, ...], bound: float, *key: int | str) -> np.ndarray
     return (bound * (2 * unit - 1)).reshape(shape)
 
 
+def normal(shape: tuple[int, ...], *key: int | str) -> np.ndarray:
+    """Draw float64 standard normal numbers.
+
+    Source: Box & Muller (1958).
+    """
+    half = (words(2 * int(np.prod(shape)), *key) >> np.uint64(11)) * 2.0**-53
+    radius, turn = half.reshape(2, *shape)
+    return np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * turn)
+
+
 def permutation(count: int, *key: int | str) -> np.ndarray:
     """Return the numbers 0 .. count - 1 in random order, int64 [count]."""
     return np.argsort(words(count, *key), kind="stable")

@@ -9,7 +9,7 @@ directions, F features of an encoder output, O outputs; of a transformer N heads
 U units of its feed-forward network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,12 +20,14 @@ from spec.params import sinusoidal_positions, split_layers
 
 
 class Encoded(NamedTuple):
-    """Outputs [B, T, F], 0 past each end; of recurrent layers the last states [L, B, H]: h, of an
-    LSTM c too."""
+    """Outputs [B, T, F]; of recurrent layers the last states [L, B, H], h and of an LSTM c, and
+    those of every step [L, B, T, H]. What stands past an end is 0."""
 
     outputs: np.ndarray
     h: np.ndarray | None = None
     c: np.ndarray | None = None
+    all_h: np.ndarray | None = None
+    all_c: np.ndarray | None = None
 
 
 class Answer(NamedTuple):
@@ -52,36 +54,63 @@ def rnn_cell(params, x, h, nonlinearity="tanh"):
     return tanh(gate) if nonlinearity == "tanh" else relu(gate)
 
 
-def gru_cell(params, x, h, reset_after=True):
-    """Advance one sequence, x [D] and h [H], by one step."""
+def gru_cell(params, x, h, reset_after=True, read=None):
+    """Advance one sequence, x [D] and h [H], by one step; the gates see `read`, without it h."""
     H = len(h)
+    read = h if read is None else read
     i = params["weight_ih"] @ x + params["bias_ih"]
     weight, bias = params["weight_hh"], params["bias_hh"]
-    r = sigmoid(i[:H] + weight[:H] @ h + bias[:H])
-    z = sigmoid(i[H : 2 * H] + weight[H : 2 * H] @ h + bias[H : 2 * H])
+    r = sigmoid(i[:H] + weight[:H] @ read + bias[:H])
+    z = sigmoid(i[H : 2 * H] + weight[H : 2 * H] @ read + bias[H : 2 * H])
     weight, bias = weight[2 * H :], bias[2 * H :]
-    hidden = r * (weight @ h + bias) if reset_after else weight @ (r * h) + bias
+    hidden = r * (weight @ read + bias) if reset_after else weight @ (r * read) + bias
     return (1 - z) * tanh(i[2 * H :] + hidden) + z * h
 
 
 def lstm_cell(params, x, h, c):
-    """Advance one sequence, x [D], h [H] and c [H], by one step."""
-    H = len(h)
-    gates = (
-        params["weight_ih"] @ x + params["bias_ih"] + params["weight_hh"] @ h + params["bias_hh"]
-    )
-    i, f, g, o = gates[:H], gates[H : 2 * H], gates[2 * H : 3 * H], gates[3 * H :]
-    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-    return sigmoid(o) * tanh(c), c
+    """Advance one sequence, x [D], h [H or its projection] and c [H], by one step.
+
+    The parameters that there are decide what beside the plain cell is computed.
+    """
+    H = len(c)
+    from_input, from_hidden = params["weight_ih"] @ x, params["weight_hh"] @ h
+    if "gain_ih" in params:
+        from_input = standardize(from_input) * params["gain_ih"]
+        from_hidden = standardize(from_hidden) * params["gain_hh"]
+    gates = from_input + params["bias_ih"] + from_hidden + params["bias_hh"]
+    coupled = len(gates) == 3 * H
+    i, g, o = gates[:H], gates[-2 * H : -H], gates[-H:]
+    f = None if coupled else gates[H : 2 * H]
+    peepholes = params.get("weight_ch")
+    if peepholes is not None:
+        i = i + peepholes[:H] * c
+        f = None if coupled else f + peepholes[H : 2 * H] * c
+    i = sigmoid(i)
+    c = (1 - i if coupled else sigmoid(f)) * c + i * tanh(g)
+    if peepholes is not None:
+        o = o + peepholes[-H:] * c
+    shown = standardize(c) * params["gain_c"] + params["bias_c"] if "gain_c" in params else c
+    h = sigmoid(o) * tanh(shown)
+    return params["weight_hr"] @ h if "weight_hr" in params else h, c
 
 
-def advance(config: ModelConfig, params, x, h, c):
-    """Advance one sequence by one step of the cell that a configuration names: (h, c)."""
+def standardize(x):
+    """Shift and scale each row of x [.., H] to mean 0 and variance 1, with 1e-5 added to it."""
+    moved = x - x.mean(axis=-1, keepdims=True)
+    variance = (moved * moved).mean(axis=-1, keepdims=True)
+    return moved / np.sqrt(variance + 1e-5)
+
+
+def advance(config: ModelConfig, params, x, h, c, read):
+    """Advance one sequence by one step of the cell that a configuration names: (h, c).
+
+    The gates see `read`, which is h but for recurrent dropout.
+    """
     if config.cell == "lstm":
-        return lstm_cell(params, x, h, c)
+        return lstm_cell(params, x, read, c)
     if config.cell == "gru":
-        return gru_cell(params, x, h, config.reset_after), c
-    return rnn_cell(params, x, h, config.nonlinearity), c
+        return gru_cell(params, x, h, config.reset_after, read), c
+    return rnn_cell(params, x, read, config.nonlinearity), c
 
 
 def encode(
@@ -91,44 +120,75 @@ def encode(
     lengths: np.ndarray | None = None,
     h: np.ndarray | None = None,
     c: np.ndarray | None = None,
-    keep: Sequence[np.ndarray] | None = None,
+    keep: Mapping[str, np.ndarray] | None = None,
+    resets: np.ndarray | None = None,
 ) -> Encoded:
     """Run recurrent layers over each sequence.
 
     Args:
-      config: names the cell, and the rate of dropout between layers.
+      config: names the cell, and the rates at which it drops.
       params: a recurrent layer's parameters by torch's names.
       inputs: [B, T, D]; what stands past an end is not looked at.
       lengths: steps of each sequence [B]; None when all have T.
       h, c: first states [L, B, H]; None for zeros.
-      keep: dropout masks [B, T, F], one between each two layers.
+      keep: dropout masks by name, see `spec.batch.keep_masks`.
+      resets: steps [B, T] that begin anew from a state of zeros, in either direction.
     """
-    layers = split_layers(params)
+    keep, layers = keep or {}, split_layers(params)
     B, T, _ = inputs.shape
-    L, H = sum(map(len, layers)), layers[0][0]["weight_hh"].shape[1]
+    L, P = sum(map(len, layers)), layers[0][0]["weight_hh"].shape[1]
+    H = layers[0][0]["weight_hr"].shape[1] if "weight_hr" in layers[0][0] else P
     lengths = [T] * B if lengths is None else lengths
     dtype = np.result_type(inputs, *params.values(), *[s for s in (h, c) if s is not None])
-    h = np.zeros((L, B, H), dtype) if h is None else h
+    h = np.zeros((L, B, P), dtype) if h is None else h
     c = np.zeros((L, B, H), dtype) if c is None else c
     last_h, last_c = h.astype(dtype), c.astype(dtype)
-    outputs = np.zeros((B, T, len(layers[-1]) * H), dtype)
+    all_h, all_c = np.zeros((L, B, T, P), dtype), np.zeros((L, B, T, H), dtype)
+    outputs = np.zeros((B, T, len(layers[-1]) * P), dtype)
     for b, n in enumerate(lengths):
-        below = inputs[b, :n]
-        number = 0
+        below, number = inputs[b, :n], 0
+        if "input" in keep:
+            below = np.where(keep["input"][b, :n], below / (1 - config.input_dropout), 0)
         for layer, directions in enumerate(layers):
-            if layer and keep:
-                below = np.where(keep[layer - 1][b, :n], below / (1 - config.dropout), 0)
-            above = np.zeros((n, len(directions) * H), dtype)
+            if layer and f"layer{layer - 1}" in keep:
+                mask = keep[f"layer{layer - 1}"][b, :n]
+                dropped = np.where(mask, below / (1 - config.dropout), 0)
+            else:
+                dropped = below
+            above = np.zeros((n, len(directions) * P), dtype)
             for reverse, weights in enumerate(directions):
+                end = f"l{layer}" + "_reverse" * reverse
                 state = h[number, b], c[number, b]
                 for t in range(n - 1, -1, -1) if reverse else range(n):
-                    state = advance(config, weights, below[t], *state)
-                    above[t, reverse * H : (reverse + 1) * H] = state[0]
+                    begins = t + 1 < n and resets is not None and resets[b, t + 1]
+                    begins = begins if reverse else resets is not None and resets[b, t]
+                    before = tuple(0 * part for part in state) if begins else state
+                    read = before[0]
+                    if f"recurrent_{end}" in keep:
+                        mask = keep[f"recurrent_{end}"][b]
+                        read = np.where(mask, read / (1 - config.recurrent_dropout), 0)
+                    after = advance(config, weights, dropped[t], *before, read)
+                    masks = [keep.get(f"zoneout_{part}_{end}") for part in "hc"]
+                    state = tuple(
+                        zone_out(config.zoneout, mask if mask is None else mask[b, t], new, old)
+                        for mask, new, old in zip(masks, after, before, strict=True)
+                    )
+                    above[t, reverse * P : (reverse + 1) * P] = state[0]
+                    all_h[number, b, t], all_c[number, b, t] = state
                 last_h[number, b], last_c[number, b] = state
                 number += 1
-            below = above
+            below = above + below if layer and config.residual else above
         outputs[b, :n] = below
-    return Encoded(outputs, last_h, last_c if config.cell == "lstm" else None)
+    if config.cell == "lstm":
+        return Encoded(outputs, last_h, last_c, all_h, all_c)
+    return Encoded(outputs, last_h, None, all_h, None)
+
+
+def zone_out(rate, advances, new, old):
+    """Hold what does not advance; without a mask, its expected value."""
+    if advances is None:
+        return rate * old + (1 - rate) * new if rate else new
+    return np.where(advances, new, old)
 
 
 def attention(
@@ -180,9 +240,7 @@ def activate(x: np.ndarray, activation: str) -> np.ndarray:
 
 def layer_norm(params: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     """Shift and scale each row of [n, H] to mean 0 and variance 1, then by the weights."""
-    moved = x - x.mean(axis=-1, keepdims=True)
-    variance = (moved * moved).mean(axis=-1, keepdims=True)
-    return moved / np.sqrt(variance + 1e-5) * params["weight"] + params["bias"]
+    return standardize(x) * params["weight"] + params["bias"]
 
 
 def multi_head_attention(params, x, num_heads, causal, keep=None):
@@ -277,8 +335,7 @@ def predict(
 ) -> Answer:
     """Run a whole model; `keep` as in `spec.batch.keep_masks`."""
     if config.recurrent:
-        masks = [keep[f"layer{n}"] for n in range(config.num_layers - 1)] if keep else None
-        encoded = encode(config, part(arrays, config.cell), inputs, lengths, h, c, masks)
+        encoded = encode(config, part(arrays, config.cell), inputs, lengths, h, c, keep)
     else:
         encoded = transform(config, arrays, inputs, lengths, keep)
     B, T, _ = inputs.shape
@@ -286,7 +343,8 @@ def predict(
     for b in range(B):
         outputs = encoded.outputs[b, : T if lengths is None else lengths[b]]
         if config.recurrent:
-            features = encoded.h[-config.directions :, b].reshape(-1)
+            P = config.state_size
+            features = np.concatenate([outputs[-1, :P], outputs[0, P:]])
         else:
             features = outputs.mean(axis=0) if config.pooling == "mean" else outputs[-1]
         if config.attends:
@@ -297,7 +355,7 @@ def predict(
             context, weights = attention(own, features, outputs, config.score)
             attended.append(np.pad(weights, (0, T - len(outputs))))
             features = np.concatenate([context, features]) if config.recurrent else context
-        if keep:
+        if keep and "head" in keep:
             features = np.where(keep["head"][b], features / (1 - config.dropout), 0)
         predictions.append(arrays["head.weight"] @ features + arrays["head.bias"])
     return Answer(np.stack(predictions), np.stack(attended) if attended else None)

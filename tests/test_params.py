@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from spec.config import ModelConfig
-from spec.errors import CheckpointError
+from spec.errors import CheckpointError, ConfigError
 from spec.params import init_params, parameter_schema, select_arrays, split_layers
 
 GOLDEN = Path(__file__).parent / "golden" / "parameters.json"
@@ -87,3 +87,37 @@ def test_every_misfit_is_listed_at_once():
         "rnn.bias_ih_l0 has dtype int64",
     ):
         assert part in str(caught.value)
+
+
+def test_forget_bias_and_orthogonal_weights():
+    """The two biases of the forget gate sum to the value; each gate's recurrent matrix keeps norms."""
+    H, options = 6, {"forget_bias": 1.5, "recurrent_initializer": "orthogonal"}
+    for proj in (None, 4):
+        config = ModelConfig(model="lstm", hidden_size=H, proj_size=proj, num_layers=2, **options)
+        arrays = init_params(parameter_schema(config), seed=5)
+        for layer in range(2):
+            both = arrays[f"lstm.bias_ih_l{layer}"] + arrays[f"lstm.bias_hh_l{layer}"]
+            gates = both.reshape(4, H)
+            np.testing.assert_array_equal(gates[1], 1.5)
+            assert (np.delete(gates, 1, axis=0) != 0).all()
+            blocks = np.split(arrays[f"lstm.weight_hh_l{layer}"], 4)
+            for block in blocks:
+                np.testing.assert_allclose(block.T @ block, np.eye(proj or H), atol=1e-14)
+            assert np.abs(blocks[0] - blocks[1]).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"model": "gru", "peepholes": True}, "--peepholes: is for LSTM layers, not --model gru"),
+        (
+            {"model": "transformer", "zoneout": 0.1},
+            "--zoneout: is for recurrent layers, not --model transformer",
+        ),
+        ({"proj_size": 64}, "--proj_size 64: must be smaller than --hidden_size 64"),
+        ({"coupled_gates": True, "forget_bias": 1.0}, "--forget_bias: --coupled_gates have no"),
+    ],
+)
+def test_options_that_a_model_has_not_are_named(options, said):
+    with pytest.raises(ConfigError, match=said):
+        ModelConfig(**options)

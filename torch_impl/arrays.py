@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spec.config import Execution
 from spec.errors import ConfigError
-from spec.params import ParamSpec
+from spec.params import ParamSpec, draw
 
 
 def prepare(execution: Execution) -> None:
@@ -48,7 +48,8 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def add_parameters(module: nn.Module, schema: Mapping[str, ParamSpec]) -> None:
-    """Give a module the parameters of a schema, at random."""
-    for name, (shape, bound, center) in schema.items():
-        values = torch.empty(shape).uniform_(center - bound, center + bound)
+    """Give a module the parameters of a schema, from torch's random numbers."""
+    seed = torch.randint(2**62, ()).item()
+    for name, spec in schema.items():
+        values = torch.tensor(draw(spec, seed, name), dtype=torch.get_default_dtype())
         module.register_parameter(name, nn.Parameter(values))

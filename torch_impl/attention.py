@@ -13,7 +13,7 @@ from torch import Tensor, nn, softmax, tanh
 
 from spec.params import attention_schema, multi_head_schema, multiplicative_schema
 from torch_impl.arrays import add_parameters
-from torch_impl.recurrent import dropout
+from torch_impl.carry import dropout
 
 
 class Attended(NamedTuple):

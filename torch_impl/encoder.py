@@ -14,7 +14,9 @@ from torch.special import erfc
 from spec.params import layer_norm_schema, sinusoidal_positions
 from torch_impl.arrays import add_parameters
 from torch_impl.attention import MultiHeadAttention, dot_product_attention
-from torch_impl.recurrent import dropout, real_steps
+from torch_impl.carry import dropout
+from torch_impl.cells import standardize
+from torch_impl.recurrent import real_steps
 
 
 class Embedding(nn.Linear):
@@ -71,9 +73,6 @@ ACTIVATIONS = {"gelu": gelu, "gelu_tanh": gelu_tanh, "relu": relu}
 class LayerNorm(nn.Module):
     """Shift and scale each row of [.., H] to mean 0 and variance 1, then by a weight and a bias.
 
-    The variance is the mean of squares about the mean, and 1e-5 is added to it, as in torch; flax
-    adds 1e-6 and takes the mean of x**2 less the squared mean, which cancels.
-
     Source: Ba, Kiros & Hinton (2016).
     """
 
@@ -82,9 +81,7 @@ class LayerNorm(nn.Module):
         add_parameters(self, layer_norm_schema(size))
 
     def forward(self, x: Float[Tensor, "*B H"]) -> Float[Tensor, "*B H"]:
-        moved = x - x.mean(dim=-1, keepdim=True)
-        variance = (moved**2).mean(dim=-1, keepdim=True)
-        return moved / torch.sqrt(variance + 1e-5) * self.weight + self.bias
+        return standardize(x) * self.weight + self.bias
 
 
 class EncoderLayer(nn.Module):

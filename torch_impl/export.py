@@ -5,7 +5,6 @@ Dimensions: B batch, T time, D input features, H hidden units, O outputs (target
 
 import io
 import warnings
-from collections import namedtuple
 from collections.abc import Mapping
 from contextlib import contextmanager
 from functools import cache, partial
@@ -20,7 +19,8 @@ from spec.config import ModelConfig
 from spec.params import position_rates
 from spec.units import Units
 from torch_impl import fast, recurrent
-from torch_impl.cells import GRUCell, LSTMCell, RNNCell
+from torch_impl.carry import AS_IT_IS
+from torch_impl.cells import GRUCell
 from torch_impl.encoder import Embedding
 from torch_impl.models import sequence_model
 
@@ -141,26 +141,24 @@ def write_torch_export(program, example, file, extra):
     torch.export.save(exported, file, extra_files=extra)
 
 
-def unroll_scan(cell, weights, inputs, valid, state, reverse, **options):
+def unroll_scan(unroll_cell, weights, inputs, valid, state, reverse, carry=AS_IT_IS, **options):
     """Unroll a cell as `recurrent.unroll` does, by a loop that stays one when exported."""
     from torch._higher_order_ops.scan import scan  # a prototype in torch 2.13
 
-    own = namedtuple("Cell", [*weights, *options])(**weights, **options)
     twice = options.get("reset_after") is False  # it reads weight_hh whole and in part
 
     def advance(state, now):
         x, here = now
         # What a scan's step reads may not share memory.
-        used = own._replace(weight_hh=own.weight_hh.clone()) if twice else own
-        advanced = (
-            cell.forward(used, x, state) if len(state) == 2 else [cell.forward(used, x, *state)]
-        )
+        own = weights | {"weight_hh": weights["weight_hh"].clone()} if twice else weights
+        # One step of the readable loop; what it holds past an end is held here.
+        _, advanced = unroll_cell(own, x[:, None], None, tuple(state), False, carry, **options)
         held = [torch.where(here, new, old) for new, old in zip(advanced, state, strict=True)]
         return held, torch.where(here, held[0], 0.0)
 
-    over_time = [inputs.transpose(0, 1), valid.T[..., None]]
-    state, outputs = scan(advance, [part.clone() for part in state], over_time, reverse=reverse)
-    return outputs.transpose(0, 1), tuple(state)
+    time_first = [inputs.transpose(0, 1), valid.T[..., None]]
+    state, outputs = scan(advance, [part.clone() for part in state], time_first, reverse=reverse)
+    return (outputs.transpose(0, 1),), tuple(state)
 
 
 @cache
@@ -201,30 +199,21 @@ def reset_before():
     return torch.jit.script(loop)
 
 
-def unroll_gru(weights, inputs, valid, state, reverse, reset_after=True):
+def unroll_gru(weights, inputs, valid, state, reverse, carry=AS_IT_IS, reset_after=True):
     """Unroll `GRUCell` with no loop in Python."""
     if reset_after:
         return fast.unroll_gru(weights, inputs, valid, state, reverse)
     outputs, h = reset_before()(inputs, valid, *state, *weights.values(), reverse)
-    return outputs, (h,)
+    return (outputs,), (h,)
 
 
-def with_unroll(layers, **unroll):
-    """Return layers of a module that unroll in another way."""
-    changed = {
-        name: type(name, (getattr(recurrent, name),), {"unroll": staticmethod(function)})
-        for name, function in unroll.items()
-    }
-    return SimpleNamespace(**vars(layers) | changed)
-
-
-SCANNED = with_unroll(
+SCANNED = recurrent.with_unroll(
     recurrent,
-    RNN=partial(unroll_scan, RNNCell),
-    GRU=partial(unroll_scan, GRUCell),
-    LSTM=partial(unroll_scan, LSTMCell),
+    RNN=partial(unroll_scan, recurrent.unroll_rnn),
+    GRU=partial(unroll_scan, recurrent.unroll_gru),
+    LSTM=partial(unroll_scan, recurrent.unroll_lstm),
 )
 FORMATS = {
-    "torchscript": (with_unroll(fast, GRU=unroll_gru), write_torchscript),
+    "torchscript": (recurrent.with_unroll(fast, GRU=unroll_gru), write_torchscript),
     "torch_export": (SCANNED, write_torch_export),
 }

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from torch_impl import encoder, recurrent
 from torch_impl.attention import dot_product_attention
+from torch_impl.carry import AS_IT_IS
 
 
 def reverse_in_time(
@@ -32,8 +33,11 @@ def last_valid(
     return torch.where(length > 0, last, first[:, None])[:, 0]
 
 
-def unroll_rnn(weights, inputs, valid, state, reverse, nonlinearity="tanh"):
+def unroll_rnn(weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh"):
     """Unroll `RNNCell` with the weights of one layer and direction."""
+    if not carry.plain:
+        given = weights, inputs, valid, state, reverse, carry
+        return recurrent.unroll_rnn(*given, nonlinearity=nonlinearity)
     kernel = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}[nonlinearity]
     return unroll_kernel(kernel, weights, inputs, valid, state, reverse)
 
@@ -50,29 +54,33 @@ def unroll_kernel(kernel, weights, inputs, valid, state, reverse):
     if valid is not None:
         last = last_valid(outputs, valid, first)
         outputs = torch.where(valid[..., None], outputs, 0.0)
-    return reverse_in_time(outputs, valid) if reverse else outputs, (last,)
+    return (reverse_in_time(outputs, valid) if reverse else outputs,), (last,)
 
 
-def unroll_gru(weights, inputs, valid, state, reverse, reset_after=True):
+def unroll_gru(weights, inputs, valid, state, reverse, carry=AS_IT_IS, reset_after=True):
     """Unroll `GRUCell` with the weights of one layer and direction."""
-    if not reset_after:  # which no kernel of torch's does
-        return recurrent.unroll_gru(weights, inputs, valid, state, reverse, reset_after)
+    if not (carry.plain and reset_after):  # which no kernel of torch's does
+        given = weights, inputs, valid, state, reverse, carry
+        return recurrent.unroll_gru(*given, reset_after=reset_after)
     return unroll_kernel(torch.gru, weights, inputs, valid, state, reverse)
 
 
-def unroll_lstm(weights, inputs, valid, state, reverse):
-    """Unroll `LSTMCell` with the weights of one layer and direction.
+def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS):
+    """Unroll `LSTMCell` with the weights of one layer and direction, or with a projection.
 
     The kernel knows no lengths. A further input, 1 in the padding, shuts the input gate and opens
     the forget gate until they are 0 and 1 exactly, which carries c past the end without rounding
     and lets no gradient in.
     """
+    four = len(weights["weight_ih"]) == 4 * state[1].shape[1]
+    if not (carry.plain and four and len(weights) == 4 + ("weight_hr" in weights)):
+        return recurrent.unroll_lstm(weights, inputs, valid, state, reverse, carry)
     h, c = state
     weight_ih, *others = weights.values()
     inputs = reverse_in_time(inputs, valid) if reverse else inputs
     if valid is not None:
         inputs = torch.cat([inputs, (~valid)[..., None].to(inputs.dtype)], dim=-1)
-        shut = weight_ih.new_tensor([-1e30, 1e30, 0.0, 0.0]).repeat_interleave(h.shape[1])
+        shut = weight_ih.new_tensor([-1e30, 1e30, 0.0, 0.0]).repeat_interleave(c.shape[1])
         weight_ih = torch.cat([weight_ih, shut[:, None]], dim=1)
     train = torch.is_grad_enabled()  # which cuDNN demands for a way back
     outputs, last, c = torch.lstm(
@@ -82,7 +90,7 @@ def unroll_lstm(weights, inputs, valid, state, reverse):
     if valid is not None:
         last = last_valid(outputs, valid, h)
         outputs = torch.where(valid[..., None], outputs, 0.0)
-    return reverse_in_time(outputs, valid) if reverse else outputs, (last, c[0])
+    return (reverse_in_time(outputs, valid) if reverse else outputs,), (last, c[0])
 
 
 class RNN(recurrent.RNN):

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from spec.config import ModelConfig
 from torch_impl import encoder, fast, recurrent
 from torch_impl.attention import AdditiveAttention, MultiHeadAttention, MultiplicativeAttention
+from torch_impl.carry import dropout
 from torch_impl.cells import LSTMState
-from torch_impl.recurrent import dropout, real_steps
+from torch_impl.recurrent import real_steps
 
 State = Float[Tensor, "L B H"] | tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]]
 
@@ -24,11 +25,6 @@ State = Float[Tensor, "L B H"] | tuple[Float[Tensor, "L B H"], Float[Tensor, "L 
 class Output(NamedTuple):
     predictions: Float[Tensor, "B O"]
     attention: Float[Tensor, "B T"] | None
-
-
-def masks_between_layers(config: ModelConfig, keep: Mapping[str, Tensor] | None) -> list[Tensor]:
-    """Pick the dropout masks that belong between recurrent layers."""
-    return [keep[f"layer{n}"] for n in range(config.num_layers - 1)] if keep else []
 
 
 def recurrent_layers(config: ModelConfig, layers: ModuleType) -> nn.Module:
@@ -41,10 +37,10 @@ def recurrent_layers(config: ModelConfig, layers: ModuleType) -> nn.Module:
         config.dropout,
     )
     if config.cell == "lstm":
-        return layers.LSTM(*sizes)
+        return layers.LSTM(*sizes, config)
     if config.cell == "gru":
-        return layers.GRU(*sizes, config.reset_after)
-    return layers.RNN(*sizes, config.nonlinearity)
+        return layers.GRU(*sizes, config.reset_after, config)
+    return layers.RNN(*sizes, config.nonlinearity, config)
 
 
 def attention_over_steps(config: ModelConfig) -> nn.Module:
@@ -55,10 +51,27 @@ def attention_over_steps(config: ModelConfig) -> nn.Module:
     return MultiplicativeAttention(size, size, config.score)
 
 
-def last_layer(config: ModelConfig, state: State) -> Float[Tensor, "B F"]:
-    """Put the last layer's final hidden states side by side, forward then reverse."""
+def last_layer(
+    config: ModelConfig,
+    outputs: Float[Tensor, "B T F"],
+    state: State,
+    lengths: Int[Tensor, " B"] | None,
+) -> Float[Tensor, "B F"]:
+    """Put the last layer's last outputs side by side: forward at the end, reverse at step 0.
+
+    They are its final hidden states, but for what residual layers add to them.
+    """
+    if config.residual:
+        end = outputs[:, -1] if lengths is None else at_end(outputs, lengths)
+        P = config.state_size
+        return torch.cat([end[:, :P], outputs[:, 0, P:]], dim=-1)
     h = state.h if isinstance(state, LSTMState) else state
     return torch.cat(list(h[-config.directions :]), dim=-1)
+
+
+def at_end(outputs: Float[Tensor, "B T F"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
+    """Pick each sequence's last real step."""
+    return outputs[torch.arange(outputs.shape[0], device=outputs.device), lengths - 1]
 
 
 def read_out(
@@ -68,7 +81,7 @@ def read_out(
     keep: Mapping[str, Tensor] | None,
 ) -> Float[Tensor, "B O"]:
     """Apply the head, after dropout where a mask is given."""
-    if keep:
+    if keep and "head" in keep:
         features = dropout(features, keep["head"], config.dropout)
     return features @ head.weight.T + head.bias
 
@@ -80,7 +93,7 @@ class RecurrentModel(nn.Module):
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
       state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+      keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
 
     Returns:
       predictions [B, O], no attention.
@@ -99,9 +112,8 @@ class RecurrentModel(nn.Module):
         state: State | None = None,
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
-        masks = masks_between_layers(self.config, keep)
-        _, state = getattr(self, self.config.cell)(inputs, lengths, state, masks)
-        features = last_layer(self.config, state)
+        outputs, state = getattr(self, self.config.cell)(inputs, lengths, state, keep)
+        features = last_layer(self.config, outputs, state, lengths)
         return Output(read_out(self.config, self.head, features, keep), None)
 
 
@@ -117,7 +129,7 @@ class AttentionModel(nn.Module):
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
       state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
-      keep: dropout masks "layer0" .. [B, T, F] and "head" [B, G]; None drops nothing.
+      keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
 
     Returns:
       predictions [B, O], attention weights [B, T], zero past each end.
@@ -139,10 +151,9 @@ class AttentionModel(nn.Module):
         state: State | None = None,
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
-        masks = masks_between_layers(self.config, keep)
-        outputs, state = getattr(self, self.config.cell)(inputs, lengths, state, masks)
+        outputs, state = getattr(self, self.config.cell)(inputs, lengths, state, keep)
         valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
-        query = last_layer(self.config, state)
+        query = last_layer(self.config, outputs, state, lengths)
         if self.config.self_attention:
             mask = None if valid is None else valid[:, None, None]
             outputs = self.self_attention(outputs, mask)
@@ -209,8 +220,7 @@ class TransformerModel(nn.Module):
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
         y, weights = encode(self, inputs, lengths, keep), None
-        rows = torch.arange(y.shape[0], device=y.device)
-        pooled = y[:, -1] if lengths is None else y[rows, lengths - 1]
+        pooled = y[:, -1] if lengths is None else at_end(y, lengths)
         if self.config.pooling == "attention":
             valid = None if lengths is None else real_steps(lengths, y.shape[1])
             pooled, weights = self.attention(pooled, y, valid)

@@ -45,7 +45,8 @@ def init_state(
         selected = select_arrays(schema, arrays, prefix)
         return {name: from_numpy(array, execution) for name, array in selected.items()}
 
-    module = sequence_model(model, fast if execution.fast else recurrent)
+    layers = fast if execution.fast else recurrent
+    module = sequence_model(model, recurrent.recomputing(layers) if execution.remat else layers)
     module.load_state_dict(tensors(""), assign=True)
     rule = optimizer(optimizer_config)
     state = rule.init(flatten(module.parameters()))._replace(step=step)

@@ -1,0 +1,154 @@
+"""What happens to a recurrent state between two steps: dropout, zoneout, resets, chunks.
+
+Dimensions: B batch, T time, D input features, H hidden units.
+"""
+
+from collections.abc import Callable, Mapping
+from math import isqrt
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float, Shaped
+
+
+def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Float[Array, "..."]:
+    """Zero what a mask does not keep and scale the rest by 1 / (1 - rate).
+
+    Source: Srivastava et al. (2014), in its "inverted" form.
+    """
+    return jnp.where(keep, x / (1 - rate), 0.0)
+
+
+def zone_out(
+    new: Float[Array, "B H"],
+    old: Float[Array, "B H"],
+    advances: Bool[Array, "B H"] | None,
+    rate: float,
+) -> Float[Array, "B H"]:
+    """Hold the units of a state that do not advance; without a mask take the expected value.
+
+    Source: Krueger et al. (2017), "Zoneout".
+    """
+    if advances is None:
+        return rate * old + (1 - rate) * new
+    return jnp.where(advances, new, old)
+
+
+class Carry(NamedTuple):
+    """How one layer and direction carries its state from step to step; by default as it is.
+
+    Attributes:
+      resets: steps [B, T] before which, in the order they are run, the state becomes 0.
+      read: recurrent dropout, a mask [B, H] of what the gates see of h, alike at every step.
+      read_rate: fraction that `read` drops.
+      advances: zoneout, masks [B, T, H], one for each part of the state; None for expected values.
+      zoneout: fraction that a step leaves as it was.
+    """
+
+    resets: Bool[Array, "B T"] | None = None
+    read: Bool[Array, "B H"] | None = None
+    read_rate: float = 0.0
+    advances: tuple[Bool[Array, "B T H"], ...] | None = None
+    zoneout: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        return self.resets is None and self.read is None and not self.zoneout
+
+
+AS_IT_IS = Carry()
+
+
+def over_time(inputs: Float[Array, "B T D"], carry: Carry) -> dict[str, Array]:
+    """Name what `carried` reads at each step, [B, T, ..] each."""
+    parts = {"x": inputs, "resets": carry.resets}
+    parts |= {f"advances{n}": mask for n, mask in enumerate(carry.advances or ())}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def carried(cell: Callable, carry: Carry) -> Callable:
+    """Turn a cell (x, state, what the gates see of h) -> state into a step (now, state) -> state."""
+
+    def step(now: Mapping[str, Array], state: tuple[Array, ...]) -> tuple[Array, ...]:
+        if "resets" in now:
+            state = tuple(jnp.where(now["resets"][:, None], 0.0, part) for part in state)
+        read = state[0]
+        if carry.read is not None:
+            read = dropout(read, carry.read, carry.read_rate)
+        after = cell(now["x"], state, read)
+        if carry.zoneout:
+            after = tuple(
+                zone_out(new, old, now.get(f"advances{n}"), carry.zoneout)
+                for n, (new, old) in enumerate(zip(after, state, strict=True))
+            )
+        return after
+
+    return step
+
+
+def in_chunks(unroll_cell: Callable, steps: int, cut: bool, recompute: bool) -> Callable:
+    """Run a layer's unrolling chunk by chunk, each of so many steps but the last in time.
+
+    The numbers stay the same. With `cut` no gradient flows from a chunk into the one before it;
+    with `recompute` a chunk's own states are computed again on the way back instead of being kept.
+
+    Source: Williams & Peng (1990) for truncated backpropagation through time.
+    """
+
+    def run(weights, inputs, valid, state, reverse, carry=AS_IT_IS, **options):
+        def piece(state, now):
+            inputs, valid, resets, advances, begins = now
+            if cut:
+                state = tuple(jnp.where(begins, s, lax.stop_gradient(s)) for s in state)
+            own = carry._replace(resets=resets, advances=advances)
+            outputs, state = unroll_cell(weights, inputs, valid, state, reverse, own, **options)
+            return tuple(state), outputs
+
+        piece = jax.checkpoint(piece) if recompute else piece
+        given = inputs, valid, carry.resets, carry.advances
+        count, left = divmod(inputs.shape[1], steps)
+
+        def chunks(state, first):  # one loop over all of full size: more take no longer to compile
+            split = jax.tree.map(lambda part: split_time(part[:, : count * steps], steps), given)
+            begins = first & (jnp.arange(count) == (count - 1 if reverse else 0))
+            state, outputs = lax.scan(piece, state, (*split, begins), reverse=reverse)
+            return state, jax.tree.map(join_time, outputs)
+
+        def rest(state, first):
+            last = jax.tree.map(lambda part: part[:, count * steps :], given)
+            return piece(state, (*last, jnp.asarray(first)))
+
+        order = [chunks] * (count > 0) + [rest] * (left > 0)
+        found = []
+        for part in reversed(order) if reverse else order:
+            state, outputs = part(tuple(state), not found)
+            found.append(outputs)
+        found = reversed(found) if reverse else found
+        return tuple(jnp.concatenate(part, axis=1) for part in zip(*found, strict=True)), state
+
+    return run
+
+
+def split_time(part: Shaped[Array, "B T ..."], steps: int) -> Shaped[Array, "N B S ..."]:
+    """Cut time into N chunks of so many steps, chunks first."""
+    return part.reshape(len(part), -1, steps, *part.shape[2:]).swapaxes(0, 1)
+
+
+def join_time(part: Shaped[Array, "N B S ..."]) -> Shaped[Array, "B T ..."]:
+    """Undo `split_time`."""
+    return part.swapaxes(0, 1).reshape(part.shape[1], -1, *part.shape[3:])
+
+
+def recomputed(unroll_cell: Callable) -> Callable:
+    """Keep the states of a layer at about sqrt(T) steps and compute the others again.
+
+    Source: Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
+    """
+
+    def run(weights, inputs, *others, **options):
+        steps = isqrt(inputs.shape[1] - 1) + 1
+        return in_chunks(unroll_cell, steps, False, True)(weights, inputs, *others, **options)
+
+    return run

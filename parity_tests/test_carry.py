@@ -1,0 +1,134 @@
+"""What happens to a state between two steps: chunks of time, with and without a gradient across."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import jax_impl
+import torch_impl
+from parity_tests.cases import Case, T
+from parity_tests.compare import assert_same, in_jax, in_torch
+from parity_tests.test_recurrent import cotangents_of, leaves_of, run_jax, run_torch, split
+from spec.config import Recurrence
+
+CUT = {"truncated_bptt_steps": 4}  # of 6: a whole chunk and a shorter one
+CASES = [
+    Case("rnn", layers=2, bidirectional=True, ragged=True, state=True),
+    Case("gru", ragged=True, state=True, options=Recurrence(zoneout=0.3, recurrent_dropout=0.4)),
+    Case("lstm", ragged=True, state=True, bidirectional=True),
+    Case("lstm", state=True, options=Recurrence(layer_norm=True, peepholes=True)),
+]
+
+
+def with_cut(case):
+    return replace(case, options=replace(case.options, **CUT))
+
+
+def cut_by_hand(case, leaves):
+    """Run torch's readable layers chunk after chunk, each from a state that has no past."""
+    steps, outputs = case.options.truncated_bptt_steps, []
+    own = replace(case, options=replace(case.options, truncated_bptt_steps=None))
+    params, inputs, state = split(own, leaves)
+    sizes = (case.features, 4, case.layers, case.bidirectional, case.dropout)
+    kinds = {"rnn": (case.nonlinearity,), "gru": (case.reset_after,), "lstm": ()}[case.model]
+    name = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}[case.model]
+    module = getattr(torch_impl.recurrent, name)(*sizes, *kinds, own.options)
+    for start in range(0, T, steps):
+        here = slice(start, min(start + steps, T))
+        lengths = None
+        if case.lengths is not None:
+            lengths = (torch.tensor(case.lengths) - start).clamp(0, here.stop - start)
+        keep = {
+            n: torch.tensor(m if n.startswith("recurrent") else m[:, here])
+            for n, m in case.keep.items()
+        }
+        found, state = torch.func.functional_call(
+            module, params, (inputs[:, here], lengths, state, keep)
+        )
+        outputs.append(found)
+        last = state
+        state = jax.tree.map(torch.detach, state) if here.stop < T else state
+    names = ("h", "c") if case.model == "lstm" else ("h",)
+    last = last if case.model == "lstm" else (last,)
+    return {"outputs": torch.cat(outputs, dim=1), **dict(zip(names, last, strict=True))}
+
+
+@pytest.mark.parametrize("case", [with_cut(c) for c in CASES if not c.bidirectional], ids=str)
+def test_truncation_is_the_loop_over_detached_chunks(case):
+    """As one trains by hand: run a chunk, detach the state, run the next."""
+    leaves, cotangents = leaves_of(case), cotangents_of(case)
+    by_hand = in_torch(partial(cut_by_hand, case), leaves, cotangents)
+    assert_same(in_torch(partial(run_torch, case, torch_impl.fast), leaves, cotangents), by_hand)
+    assert_same(in_jax(partial(run_jax, case, jax_impl.fast), leaves, cotangents), by_hand)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_truncation_changes_gradients_alone(case):
+    """Forward in chunks, both directions and ragged: the same outputs; torch = JAX on gradients."""
+    leaves, cotangents = leaves_of(case), cotangents_of(case)
+    whole = in_torch(partial(run_torch, case, torch_impl.recurrent), leaves, cotangents)
+    cut = in_torch(partial(run_torch, with_cut(case), torch_impl.recurrent), leaves, cotangents)
+    for name in cotangents:
+        np.testing.assert_array_equal(cut[name], whole[name])
+    assert np.abs(cut["d weight_hh_l0"] - whole["d weight_hh_l0"]).max() > 1e-3
+    in_j = in_jax(partial(run_jax, with_cut(case), jax_impl.recurrent), leaves, cotangents)
+    assert_same(cut, in_j)
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "fast"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_recomputed_states_change_nothing(case, kind):
+    """Chunks of 3 that are run again on the way back: the same values and gradients."""
+    leaves, cotangents = leaves_of(case), cotangents_of(case)
+    for run, layers, both in (
+        (run_torch, getattr(torch_impl, kind), in_torch),
+        (run_jax, getattr(jax_impl, kind), in_jax),
+    ):
+        again = torch_impl.recurrent if run is run_torch else jax_impl.recurrent
+        kept = both(partial(run, case, layers), leaves, cotangents)
+        recomputed = both(partial(run, case, again.recomputing(layers)), leaves, cotangents)
+        assert_same(kept, recomputed)
+        if run is run_torch and kind == "recurrent":  # elsewhere the sums over time are regrouped
+            for name, array in kept.items():
+                np.testing.assert_array_equal(recomputed[name], array)
+
+
+def test_recomputation_needs_memory_for_the_root_of_the_steps():
+    """What XLA sets aside for a gradient over 1024 steps, and what torch saves for it."""
+    long, B, H, D = 1024, 4, 8, 3
+    draw = np.random.default_rng(0).normal
+    module = torch_impl.recurrent.LSTM(D, H)
+    params = {n: jnp.asarray(p.detach().numpy()) for n, p in module.named_parameters()}
+    inputs = draw(size=(B, long, D)).astype(np.float32)
+    kept = {}
+    for name, layers in (
+        ("all", jax_impl.recurrent),
+        ("root", jax_impl.recurrent.recomputing(jax_impl.recurrent)),
+    ):
+
+        def total(params, layers=layers):
+            return layers.lstm(params, inputs)[1].h.sum()
+
+        compiled = jax.jit(jax.grad(total)).lower(params).compile()
+        kept[name] = compiled.memory_analysis().temp_size_in_bytes
+    assert kept["root"] < kept["all"] / 4
+    saved = {}
+    for name, layers in (
+        ("all", torch_impl.recurrent),
+        ("root", torch_impl.recurrent.recomputing(torch_impl.recurrent)),
+    ):
+        own, sizes = layers.LSTM(D, H), []
+
+        def pack(tensor, sizes=sizes):
+            sizes.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            own(torch.tensor(inputs))[1].h.sum()
+        saved[name] = sum(sizes)
+    assert saved["root"] < saved["all"] / 4
