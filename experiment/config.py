@@ -10,6 +10,15 @@ from spec.errors import ConfigError
 from spec.options import expectation, option, validate
 
 
+def require_path(config: Architecture) -> None:
+    """Raise ConfigError where a model that forecasts step by step is given another task."""
+    if config.decodes and config.forecast != "path":
+        raise ConfigError(
+            f"--model {config.model}: forecasts a series step by step; needs --windows W "
+            "--horizon K --forecast path"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Execution, UpdateRule, Architecture, DataConfig):
     """Training"""
@@ -33,6 +42,7 @@ class RunConfig(Execution, UpdateRule, Architecture, DataConfig):
     def __post_init__(self) -> None:
         Architecture.__post_init__(self)
         DataConfig.__post_init__(self)
+        require_path(self)
 
 
 # What a run is built on: to change one of these is to begin another run.

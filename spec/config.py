@@ -17,7 +17,16 @@ class Architecture:
     """Model"""
 
     model: Literal[
-        "rnn", "gru", "lstm", "rnn_attention", "gru_attention", "lstm_attention", "transformer"
+        "rnn",
+        "gru",
+        "lstm",
+        "rnn_attention",
+        "gru_attention",
+        "lstm_attention",
+        "rnn_seq2seq",
+        "gru_seq2seq",
+        "lstm_seq2seq",
+        "transformer",
     ] = option("lstm_attention", "which model")
     hidden_size: int = option(
         64, "hidden units of each layer and direction", "a whole number >= 1", lambda n: n >= 1
@@ -76,6 +85,12 @@ class Architecture:
     pooling: Literal["mean", "last", "attention"] = option(
         "mean", "transformer: what the head reads of all steps; attention: as seen from the last"
     )
+    teacher_forcing: float = option(
+        0.5,
+        "seq2seq: how often a step of training is told the true value before it, not its forecast",
+        "a number, 0 <= teacher_forcing <= 1",
+        lambda p: 0 <= p <= 1,
+    )
 
     @property
     def recurrent(self) -> bool:
@@ -85,7 +100,12 @@ class Architecture:
     @property
     def cell(self) -> str:
         """Name of the encoder, which is the recurrent cell's: rnn, gru or lstm; or transformer."""
-        return self.model.removesuffix("_attention")
+        return self.model.removesuffix("_attention").removesuffix("_seq2seq")
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a decoder forecasts step by step, each step from the one before."""
+        return self.model.endswith("_seq2seq")
 
     @property
     def attends(self) -> bool:
@@ -100,10 +120,10 @@ class Architecture:
 
     def __post_init__(self) -> None:
         validate(self)
-        if self.self_attention and not (self.recurrent and self.attends):
+        if self.self_attention and not self.model.endswith("_attention"):
             raise ConfigError(
                 "--self_attention: is for the models that end in _attention; a transformer "
-                "has it, the others have no attention"
+                "has it, the others have not"
             )
         width = self.hidden_size * (2 if self.bidirectional else 1)
         if (self.self_attention or not self.recurrent) and width % self.num_heads:
@@ -129,6 +149,35 @@ class ModelConfig(Architecture):
     output_size: int = option(
         1, "targets (regression) or classes", "a whole number >= 1", lambda n: n >= 1
     )
+    forecast_steps: int = option(
+        1, "seq2seq: steps that share the outputs evenly", "a whole number >= 1", lambda n: n >= 1
+    )
+    feedback: str = option(
+        "0",
+        "seq2seq: positions of the targets among the features, as 2,0",
+        "different whole numbers below input_size, one for each target of a step",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.decodes:
+            return
+        if self.task != "regression":
+            raise ConfigError(
+                f"--model {self.model}: forecasts numbers, the targets are labels; choose another"
+            )
+        known, size = set(map(str, range(self.input_size))), len(self.feedback.split(","))
+        distinct = len(known.intersection(self.feedback.split(","))) == size
+        if not distinct or size * self.forecast_steps != self.output_size:
+            raise ConfigError(
+                f"feedback {self.feedback!r}: expected different positions among {self.input_size} "
+                f"features, of {self.output_size} outputs in {self.forecast_steps} steps"
+            )
+
+    @property
+    def fed_back(self) -> list[int]:
+        """Positions of the targets among the features, in the order of the targets."""
+        return list(map(int, self.feedback.split(",")))
 
     @property
     def directions(self) -> int:

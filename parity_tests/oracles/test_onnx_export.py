@@ -21,7 +21,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
 NAME = "export.py, onnx (float32)"
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if not c.config.decodes], ids=str)
 def test_file_matches_reference(case):
     """In float32, for which alone onnxruntime has recurrent operators."""
     found = answers_of("onnx", case, "float32")
