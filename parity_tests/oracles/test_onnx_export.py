@@ -53,6 +53,14 @@ def test_no_more_steps_than_learned_positions():
         onnx_impl.run(content, "onnx", np.zeros((1, T, case.features)), np.array([T]))
 
 
+def test_decoder_is_refused():
+    import onnx_impl
+
+    case = next(case for case in CASES if case.config.decodes)
+    with pytest.raises(ConfigError, match="does not express the decoder of rnn_seq2seq"):
+        onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+
+
 def test_names_open_sizes_and_labels_stand_in_the_file():
     import onnx_impl
 
