@@ -340,7 +340,7 @@ FAULTS: list[Fault] = [
     *each(
         "decoder.py",
         "truth put out as the forecast",
-        ("values.append(value)\n        attention.append(weights)", "attention.append(weights)"),
+        ("truth[:, k], value)", "truth[:, k], value)\n            values[-1] = value"),
         ("Decoded(forecast, weights)", "Decoded(value, weights)"),
     ),
     *each(
