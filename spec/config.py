@@ -161,6 +161,10 @@ class ModelConfig(Architecture):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.decodes:
+            if self.forecast_steps != 1:
+                raise ConfigError(
+                    f"forecast_steps {self.forecast_steps}: --model {self.model} has 1"
+                )
             return
         if self.task != "regression":
             raise ConfigError(

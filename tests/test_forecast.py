@@ -214,6 +214,8 @@ def test_a_decoder_whose_sizes_do_not_fit_is_refused(options, fault):
     assert ModelConfig(model="gru_seq2seq", **sizes).fed_back == [2, 0]
     with pytest.raises(ConfigError, match=fault):
         ModelConfig(model="gru_seq2seq", **sizes | options)
+    with pytest.raises(ConfigError, match="forecast_steps 2: --model gru has 1"):
+        ModelConfig(model="gru", **sizes)
 
 
 def stored(file: Path, path: Path, **options) -> Path:
