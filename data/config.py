@@ -40,6 +40,9 @@ class DataConfig:
         "a whole number >= 1",
         lambda n: n >= 1,
     )
+    forecast: Literal["last", "path"] = option(
+        "last", "of --windows: the target at --horizon, or the path, which is every step up to it"
+    )
     split: Literal["auto", "random", "time"] = option(
         "auto", "random (classes in proportion), or time: the last rows; auto: time for --windows"
     )
@@ -80,6 +83,15 @@ class DataConfig:
             raise ConfigError("--num_features: with --windows every column is a feature; omit it")
         if self.windows is None and self.horizon != 1:
             raise ConfigError(f"--horizon {self.horizon}: needs --windows")
+        if self.forecast == "path" and self.windows is None:
+            raise ConfigError("--forecast path: needs --windows; without, name targets by --target")
+        if self.forecast == "path" and self.task == "classification":
+            raise ConfigError("--forecast path: is of numbers; leave out --task classification")
+
+    @property
+    def path_steps(self) -> int:
+        """Steps that are forecast from a window."""
+        return self.horizon if self.forecast == "path" else 1
 
     @property
     def separator(self) -> str:

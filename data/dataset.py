@@ -37,7 +37,7 @@ class Meaning:
 
     @property
     def output_size(self) -> int:
-        return len(self.classes) or len(self.layout.targets)
+        return len(self.classes) or len(self.layout.outputs)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,8 @@ def load_dataset(
     sizes = f"{len(rows)} training, {len(valid_rows)} validation, {len(test_rows)} test"
     how = "the last ones in time" if config.in_time else f"drawn at random, seed {seed}"
     notes.append(f"rows: {sizes} ({how})")
+    if ahead := sequences.layout.forecast_steps - 1:
+        notes.append(f"left out: the {ahead} rows before a later part, whose paths reach into it")
     notes += repeated(sequences, rows, test, test_rows)
     if meaning is None:
         scaling = fit(sequences, rows, None if classes else truth, notes)
@@ -161,17 +163,28 @@ def truth_of(sequences: Sequences, classes: tuple[str, ...]) -> np.ndarray:
 def divide(
     sequences: Sequences, labels: np.ndarray | None, config: DataConfig, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the rows of the training, validation and test parts; no test with `--test_path`."""
+    """Return the rows of the training, validation and test parts; no test with `--test_path`.
+
+    Before a part the rows whose paths reach into it are left out: their targets are its own.
+    """
     rows, test_rows = np.arange(len(sequences)), np.arange(0)
+    ahead = sequences.layout.forecast_steps - 1
     try:
         if config.files[1] is None:
             name, fraction = "test_fraction", config.test_fraction
             rows, test_rows = split_off(rows, fraction, labels, config.in_time, name, seed)
+            rows = rows[: max(0, len(rows) - ahead)]
         name, fraction = "valid_fraction", config.valid_fraction
         labels = None if labels is None else labels[rows]
         rows, valid_rows = split_off(rows, fraction, labels, config.in_time, name, seed)
+        rows = rows[: max(0, len(rows) - ahead)] if len(valid_rows) else rows
     except DataError as error:
         raise DataError(f"{sequences.path}: {error}") from None
+    if not len(rows):
+        raise DataError(
+            f"{sequences.path}: no row is left to train on, as paths of {ahead + 1} steps reach into "
+            "the next part; add rows, or choose a shorter --horizon"
+        )
     return rows, valid_rows, test_rows
 
 
@@ -181,10 +194,14 @@ def fit(
     """Fit the scaling on the rows of the training part; warn of what is constant there."""
     layout = sequences.layout
     fitted = [mean_and_std(sequences.readings(rows)), (np.zeros(1), np.ones(1))]
-    if truth is not None:
+    if layout.forecast_steps > 1:
+        # A column has one scale, be it read or forecast: what comes out can go in again.
+        columns = layout.target_features * layout.forecast_steps
+        fitted[1] = tuple(part[columns] for part in fitted[0])
+    elif truth is not None:
         fitted[1] = mean_and_std([truth[rows]])
     for kind, names, (_, std) in zip(
-        ("feature", "target"), (layout.features, layout.targets), fitted, strict=True
+        ("feature", "target"), (layout.features, layout.outputs), fitted, strict=True
     ):
         constant = [name for name, spread in zip(names, std, strict=True) if spread == 0]
         if constant:
@@ -230,7 +247,7 @@ def last_reading(sequences: Sequences, rows: np.ndarray, meaning: Meaning) -> np
     if meaning.task == "classification":
         return None
     if sequences.forecasts:
-        columns = [layout.features.index(name) for name in layout.targets]
+        columns = layout.target_features * layout.forecast_steps
     elif len(layout.features) == len(layout.targets) == 1:
         columns = [0]
     else:

@@ -24,6 +24,7 @@ class Layout:
       header: whether the file named its columns.
       columns: names of the number columns where the header names no features: a further file must
         have the same, in this order. None otherwise.
+      forecast_steps: steps after a window that are forecast, each of them all target columns.
     """
 
     features: tuple[str, ...]
@@ -31,6 +32,20 @@ class Layout:
     steps: int
     header: bool
     columns: tuple[str, ...] | None = None
+    forecast_steps: int = 1
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Name what is predicted: the targets; of a path a+1, b+1, a+2 .., step by step."""
+        if self.forecast_steps == 1:
+            return self.targets
+        steps = range(1, self.forecast_steps + 1)
+        return tuple(f"{name}+{step}" for step in steps for name in self.targets)
+
+    @property
+    def target_features(self) -> list[int]:
+        """Return which feature each target is; for series whose own numbers are forecast."""
+        return [self.features.index(name) for name in self.targets]
 
 
 def choose_targets(

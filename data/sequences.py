@@ -31,9 +31,9 @@ class Sequences:
       layout: how its columns were understood.
       inputs: float64 [N, T, D]; NaN past a sequence's end and where a reading is missing.
       lengths: real steps of each sequence, int64 [N].
-      targets: text of the targets, a tuple a sequence; None where the file has none. In windows
+      targets: text of `layout.outputs`, a tuple a sequence; None where the file has none. In windows
         the last ones, which lie beyond the series, are missing: fewer than N.
-      target_place: says where the target of (sequence, column) stands, file included.
+      target_place: says where the target of (sequence, output) stands, file included.
       lines: line that a sequence stands on or a window ends with [N], from 1; of tensors the row.
       decimal: decimal point of the targets.
       series: float64 [R, D] that `inputs` is a view of, for windows.
@@ -179,8 +179,13 @@ def read_windows(
         series[:, columns.targets] = numbers(table.targets, table.target_place, config.decimal)
     if not features:
         raise DataError(f"{path}: no column beside the label; windows need features to read")
+    if config.forecast == "path" and not forecasts:
+        raise DataError(
+            f"{path}: the target is labels; --forecast path is of numbers, leave it out"
+        )
     W, R = config.windows, len(series)
-    ahead = W + config.horizon - 1  # rows from a window's first step to its target
+    ahead = W + config.horizon - 1  # rows from a window's first step to its last target
+    first = ahead + 1 - config.path_steps  # and to its first
     count = R - ahead if need_targets else R - W + 1
     if count < 1:
         raise DataError(
@@ -194,16 +199,24 @@ def read_windows(
         path, config.missing, missing, lambda row, column: table.place(row, features[column])
     )
     names, targets = columns.names(features), columns.names(columns.targets)
-    when = f"{config.horizon} step{'s' * (config.horizon > 1)} later"
+    steps = f"1 to {config.horizon}" if config.path_steps > 1 else config.horizon
+    when = f"{steps} step{'s' * (config.horizon > 1)} later"
     note = f"windows of {W} steps of {counted(names)}"
     note += f"; target {', '.join(targets)}, {when}" if targets else ""
     return Sequences(
         path,
-        Layout(tuple(names), tuple(targets), W, columns.header is not None),
+        Layout(
+            *(tuple(names), tuple(targets), W, columns.header is not None),
+            forecast_steps=config.path_steps,
+        ),
         windows_of(series, W)[:count],
         np.full(count, W),
-        (table.targets[ahead:] or None) if targets else None,
-        lambda n, column: table.target_place(n + ahead, column),
+        [sum(table.targets[n + first : n + ahead + 1], ()) for n in range(R - ahead)] or None
+        if targets
+        else None,
+        lambda n, output: table.target_place(
+            n + first + output // len(targets), output % len(targets)
+        ),
         table.lines[W - 1 :][:count],
         config.decimal,
         series[: count + W - 1],

@@ -79,6 +79,10 @@ class Checkpoint:
 def model_config(config: RunConfig, meaning: Meaning) -> ModelConfig:
     """Complete an architecture by the sizes that the data decide."""
     sizes = {"input_size": len(meaning.layout.features), "output_size": meaning.output_size}
+    if config.decodes:
+        layout = meaning.layout
+        sizes["forecast_steps"] = layout.forecast_steps
+        sizes["feedback"] = ",".join(map(str, layout.target_features))
     options = subset(ModelConfig, config) | sizes | {"task": meaning.task}
     return ModelConfig(**options)
 
@@ -209,14 +213,17 @@ def meaning_of(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> M
     parts, classes = record["layout"], tuple(record["classes"])
     features, targets = tuple(parts["features"]), tuple(parts["targets"])
     columns = None if parts["columns"] is None else tuple(parts["columns"])
-    layout = Layout(features, targets, parts["steps"], parts["header"], columns)
+    ahead = parts.get("forecast_steps", 1)  # absent from what was written before there were paths
+    layout = Layout(features, targets, parts["steps"], parts["header"], columns, ahead)
     if not all(isinstance(text, str) for text in (*classes, *features, *targets, *(columns or ()))):
         raise ValueError("a class or a column is not text")
     if not (isinstance(layout.steps, int) and isinstance(layout.header, bool)):
         raise ValueError("steps is no whole number, or header not true or false")
+    if not (isinstance(ahead, int) and 1 <= ahead < 2**31):
+        raise ValueError(f"forecast_steps is {ahead!r:.40}")
     if not (len(classes) > 1 if record["task"] == "classification" else not classes):
         raise ValueError(f"{len(classes)} classes do not fit the task {record['task']!r:.40}")
-    scaling = scaling_of(arrays, len(features), len(targets))
+    scaling = scaling_of(arrays, len(features), len(layout.outputs))
     return Meaning(record["task"], classes, layout, scaling)
 
 

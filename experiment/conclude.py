@@ -9,7 +9,7 @@ from typing import Any
 
 from experiment import checkpoint
 from experiment.baselines import baselines
-from experiment.loop import Training, measure, predict_part
+from experiment.loop import Training, measure, measure_steps, predict_part
 from experiment.run_directory import BEST
 from experiment.start import init_state
 from spec import __version__
@@ -38,6 +38,8 @@ def conclude(training: Training, history: list[dict[str, Any]]) -> dict[str, Any
         "baselines": baselines(dataset),
         "versions": versions(config.backend),
     }
+    if dataset.meaning.layout.forecast_steps > 1:
+        summary["test_by_step"] = measure_steps(dataset.meaning, outputs, dataset.test_known)
     training.directory.write("summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
 
@@ -61,6 +63,8 @@ def report(summary: dict[str, Any], training: Training) -> str:
     lines = [f"{'test':<{width}}" + "".join(f"{name:>12}" for name in names)]
     for row, values in rows.items():
         lines.append(f"{row:<{width}}" + "".join(f"{values[name]:>12.6g}" for name in names))
+    if steps := summary.get("test_by_step"):
+        lines.append("rmse by step: " + " ".join(f"{step['rmse']:.6g}" for step in steps))
     config, path = training.config, training.directory.path
     early = ""
     if summary["epochs"] < config.epochs:

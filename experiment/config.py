@@ -10,6 +10,15 @@ from spec.errors import ConfigError
 from spec.options import expectation, option, validate
 
 
+def require_path(config: Architecture) -> None:
+    """Raise ConfigError where a model that forecasts step by step is given another task."""
+    if config.decodes and config.forecast != "path":
+        raise ConfigError(
+            f"--model {config.model}: forecasts a series step by step; needs --windows W "
+            "--horizon K --forecast path"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig(Execution, UpdateRule, Architecture, DataConfig):
     """Training"""
@@ -35,6 +44,7 @@ class RunConfig(Execution, UpdateRule, Architecture, DataConfig):
         DataConfig.__post_init__(self)
         if self.remat and not self.recurrent:
             raise ConfigError(f"--remat: is for recurrent layers, not --model {self.model}")
+        require_path(self)
 
 
 # What a run is built on: to change one of these is to begin another run.

@@ -92,7 +92,7 @@ class Inspection:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Name the model's outputs."""
-        return self.meaning.classes or self.meaning.layout.targets
+        return self.meaning.classes or self.meaning.layout.outputs
 
     def summary(self) -> list[dict[str, str]]:
         """Say of each sequence where it stands, what was predicted and what is true."""
@@ -180,7 +180,7 @@ def chosen_output(config: InspectConfig, meaning: Meaning) -> int | None:
     """
     if config.explain is None:
         return None
-    names = meaning.classes or meaning.layout.targets
+    names = meaning.classes or meaning.layout.outputs
     if config.explain not in names:
         kind = "class" if meaning.classes else "target"
         raise ConfigError(

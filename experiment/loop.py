@@ -62,6 +62,14 @@ def measure(meaning: Meaning, outputs: np.ndarray, known: Known) -> dict[str, fl
     return metrics.regression(meaning.scaling.restore(outputs), known.targets)
 
 
+def measure_steps(meaning: Meaning, outputs: np.ndarray, known: Known) -> list[dict[str, float]]:
+    """Return the metrics of each step of a path, whose outputs [N, O] stand step by step."""
+    steps = meaning.layout.forecast_steps
+    numbers = meaning.scaling.restore(outputs), known.targets
+    parts = (np.split(part, steps, axis=1) for part in numbers)
+    return [metrics.regression(*pair) for pair in zip(*parts, strict=True)]
+
+
 def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
     """Return the optimiser steps of one epoch."""
     return math.ceil(len(dataset.train) / config.batch_size)

@@ -55,7 +55,7 @@ def model_card(stored: Checkpoint, path: Path) -> str:
     run, meaning = stored.config, stored.meaning
     model = model_config(run, meaning)
     answers, what = (
-        f"targets: {listed(meaning.layout.targets)}",
+        f"targets: {listed(meaning.layout.outputs)}",
         "predictions in the unit of the data",
     )
     if meaning.task == "classification":

@@ -59,7 +59,7 @@ def predict(config: PredictConfig) -> Report:
     if config.attention and not run.attends:
         raise ConfigError(
             f"--attention: the model {run.model} has no attention; leave it out, or train "
-            "one that ends in _attention, or a transformer with --pooling attention"
+            "one that ends in _attention or _seq2seq, or a transformer with --pooling attention"
         )
     sequences = read_sequences(config.data_path, run, meaning.layout, need_targets=False)
     backend = load_backend(config.backend or run.backend)
@@ -102,7 +102,7 @@ def prediction_rows(
 ) -> tuple[list[str], Iterable[Sequence[object]]]:
     """Return header and rows: line in the file, prediction(s), probabilities, truth if known."""
     meaning, known = stored.meaning, sequences.targets or []
-    names = meaning.layout.targets
+    names = meaning.layout.outputs
     if meaning.task == "classification":
         chances = metrics.softmax(prediction.outputs)
         header = ["prediction", *(f"probability_{label}" for label in meaning.classes)]
@@ -124,15 +124,19 @@ def prediction_rows(
 def attention_rows(
     sequences: Sequences, prediction: Prediction
 ) -> tuple[list[str], Iterable[Sequence[object]]]:
-    """Return header and rows: line in the file, the weight of each step; empty past the end."""
-    T = sequences.inputs.shape[1]
+    """Return header and rows: line in the file, the weight of each step; empty past the end.
+
+    A decoder attends at each step of its forecast: a row each, and a column "ahead" that counts.
+    """
+    T, path = sequences.inputs.shape[1], prediction.attention.ndim == 3
     rows = (
-        [line, *map(repr, weights[:length].tolist()), *[""] * (T - length)]
-        for line, weights, length in zip(
+        [line, *[ahead] * path, *map(repr, weights[:length].tolist()), *[""] * (T - length)]
+        for line, own, length in zip(
             sequences.lines.tolist(), prediction.attention, sequences.lengths, strict=True
         )
+        for ahead, weights in enumerate(own.reshape(-1, T), start=1)
     )
-    return ["line", *(f"t{t}" for t in range(T))], rows
+    return ["line", *["ahead"] * path, *(f"t{t}" for t in range(T))], rows
 
 
 def to_csv(header: list[str], rows: Iterable[Sequence[object]]) -> bytes:

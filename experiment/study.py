@@ -21,7 +21,7 @@ from data.config import DataConfig
 from data.dataset import Dataset, load_dataset
 from experiment.checkpoint import model_config
 from experiment.command import say
-from experiment.config import RunConfig
+from experiment.config import RunConfig, require_path
 from experiment.loop import steps_per_epoch
 from experiment.start import init_state
 from spec import __version__
@@ -48,6 +48,7 @@ class StudyConfig(UpdateRule, Architecture, DataConfig):
     def __post_init__(self) -> None:
         Architecture.__post_init__(self)
         DataConfig.__post_init__(self)
+        require_path(self)
 
     def run(self, dtype: str) -> RunConfig:
         """Return the options of the training run that `train.py` would do."""

@@ -7,6 +7,7 @@ from jax_impl.models import (
     SequenceModel,
     attention_model,
     recurrent_model,
+    seq2seq_model,
     transformer_model,
 )
 from jax_impl.recurrent import gru, lstm, rnn
@@ -30,6 +31,7 @@ __all__ = [
     "recurrent_model",
     "rnn",
     "rnn_cell",
+    "seq2seq_model",
     "train_step",
     "transformer_encoder",
     "transformer_model",

@@ -5,7 +5,6 @@ the scoring layer; of multi-head attention T queries, N heads, K features of a h
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,15 +20,30 @@ class Attended(NamedTuple):
     weights: Float[Array, "B S"]
 
 
-def weigh(
-    score: Callable,
-    query: Float[Array, "B Q"],
-    keys: Float[Array, "B S K"],
-    valid: Bool[Array, "B S"] | None,
-) -> Attended:
-    """Turn scores of (query, keys) into weights, 0 where not `valid`, and average the keys."""
-    keys = keys if valid is None else jnp.where(valid[..., None], keys, 0.0)
-    scores = score(query, keys)
+class Keys(NamedTuple):
+    """What attention takes of the keys, the same for every query: made once, asked many times.
+
+    Attributes:
+      keys: 0 where not `valid`.
+      compared: what scores compare a query with.
+      valid: which positions are real; None for all.
+    """
+
+    keys: Float[Array, "B S K"]
+    compared: Float[Array, "B S H"]
+    valid: Bool[Array, "B S"] | None
+
+
+def real_keys(
+    keys: Float[Array, "B S K"], valid: Bool[Array, "B S"] | None
+) -> Float[Array, "B S K"]:
+    """Put 0 where keys are not `valid`."""
+    return keys if valid is None else jnp.where(valid[..., None], keys, 0.0)
+
+
+def weigh(scores: Float[Array, "B S"], known: Keys) -> Attended:
+    """Turn scores into weights, 0 where not `valid`, and average the keys."""
+    keys, _, valid = known
     if valid is None:
         weights = softmax(scores, axis=-1)
     else:
@@ -39,13 +53,34 @@ def weigh(
     return Attended(context, weights)
 
 
+def additive_keys(
+    params: Mapping[str, Array],
+    keys: Float[Array, "B S K"],
+    valid: Bool[Array, "B S"] | None = None,
+) -> Keys:
+    """Return what `additive_step` takes of the keys."""
+    keys = real_keys(keys, valid)
+    return Keys(keys, keys @ params["U_a"].T, valid)
+
+
+def compare(
+    params: Mapping[str, Array], query: Float[Array, "B Q"], from_keys: Float[Array, "B S H"]
+) -> Float[Array, "B S"]:
+    """Return the scores of `additive_step`."""
+    from_query = query @ params["W_a"].T
+    return tanh(from_query[:, None] + from_keys) @ params["v_a"]
+
+
 def additive_scores(
     params: Mapping[str, Array], query: Float[Array, "B Q"], keys: Float[Array, "B S K"]
 ) -> Float[Array, "B S"]:
     """Return the scores of `additive_attention`."""
-    from_query = query @ params["W_a"].T
-    from_keys = keys @ params["U_a"].T
-    return tanh(from_query[:, None] + from_keys) @ params["v_a"]
+    return compare(params, query, additive_keys(params, keys).compared)
+
+
+def additive_step(params: Mapping[str, Array], query: Float[Array, "B Q"], known: Keys) -> Attended:
+    """Do what `additive_attention` does, with keys that were prepared for many queries."""
+    return weigh(compare(params, query, known.compared), known)
 
 
 def additive_attention(
@@ -60,11 +95,22 @@ def additive_attention(
         weights = softmax(score), context = sum_s weights_s key_s
 
     Where `valid` is False a position has weight 0, and its key is ignored, NaN included; with no
-    valid position the weights and the context are 0.
+    valid position the weights and the context are 0. A decoder, which asks once a step, prepares
+    the keys once.
 
     Source: Bahdanau, Cho & Bengio (2015), appendix A.1.2.
     """
-    return weigh(partial(additive_scores, params), query, keys, valid)
+    return additive_step(params, query, additive_keys(params, keys, valid))
+
+
+def multiplicative_keys(
+    params: Mapping[str, Array],
+    keys: Float[Array, "B S K"],
+    valid: Bool[Array, "B S"] | None = None,
+) -> Keys:
+    """Return what `multiplicative_step` takes of the keys."""
+    keys = real_keys(keys, valid)
+    return Keys(keys, keys, valid)
 
 
 def multiplicative_scores(
@@ -78,6 +124,16 @@ def multiplicative_scores(
         query = query @ params["W_a"].T
     scale = keys.shape[-1] ** -0.5 if score == "scaled_dot" else 1.0
     return (keys @ query[..., None])[..., 0] * scale
+
+
+def multiplicative_step(
+    params: Mapping[str, Array],
+    query: Float[Array, "B Q"],
+    known: Keys,
+    score: str = "general",
+) -> Attended:
+    """Do what `multiplicative_attention` does, with keys that were prepared for many queries."""
+    return weigh(multiplicative_scores(params, query, known.compared, score), known)
 
 
 def multiplicative_attention(
@@ -99,7 +155,7 @@ def multiplicative_attention(
 
     Source: Luong, Pham & Manning (2015), section 3.1; Vaswani et al. (2017) for the scale.
     """
-    return weigh(partial(multiplicative_scores, params, score=score), query, keys, valid)
+    return multiplicative_step(params, query, multiplicative_keys(params, keys, valid), score)
 
 
 def dot_product_attention(

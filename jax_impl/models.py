@@ -1,7 +1,8 @@
 """Whole models: recurrent layers or a Transformer, attention where asked for, and a linear head.
 
 Dimensions: B batch, T time, D input features, O outputs (targets or class logits), L layers x
-directions, H hidden units, F features of an encoder output, G features that the head reads.
+directions, H hidden units, F features of an encoder output, G features that the head reads; of a
+forecast step by step K steps, M targets of each.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,11 +20,16 @@ from jax_impl import encoder, fast, recurrent
 from jax_impl.arrays import draw, to_tree
 from jax_impl.attention import (
     additive_attention,
+    additive_keys,
+    additive_step,
     multi_head_attention,
     multiplicative_attention,
+    multiplicative_keys,
+    multiplicative_step,
 )
 from jax_impl.carry import dropout
 from jax_impl.cells import LSTMState
+from jax_impl.decoder import decode, decoder_cell
 from jax_impl.recurrent import real_steps
 from spec.config import ModelConfig
 from spec.params import parameter_schema
@@ -33,7 +39,7 @@ State = Float[Array, "L B H"] | tuple[Float[Array, "L B H"], Float[Array, "L B H
 
 class Output(NamedTuple):
     predictions: Float[Array, "B O"]
-    attention: Float[Array, "B T"] | None
+    attention: Float[Array, "B T"] | Float[Array, "B K T"] | None
 
 
 def recurrent_layers(config: ModelConfig, layers: ModuleType) -> Callable:
@@ -53,6 +59,13 @@ def attention_over_steps(config: ModelConfig) -> Callable:
     return partial(multiplicative_attention, score=config.score)
 
 
+def attention_step(config: ModelConfig) -> tuple[Callable, Callable]:
+    """Return what prepares the keys of the attention that a configuration names, and its step."""
+    if config.score == "additive":
+        return additive_keys, additive_step
+    return multiplicative_keys, partial(multiplicative_step, score=config.score)
+
+
 def last_layer(
     config: ModelConfig,
     outputs: Float[Array, "B T F"],
@@ -67,8 +80,13 @@ def last_layer(
         end = outputs[:, -1] if lengths is None else at_end(outputs, lengths)
         P = config.state_size
         return jnp.concatenate([end[:, :P], outputs[:, 0, P:]], axis=-1)
-    h = state.h if isinstance(state, LSTMState) else state
-    return jnp.concatenate(list(h[-config.directions :]), axis=-1)
+    return last_states(config, state)[0]
+
+
+def last_states(config: ModelConfig, state: State) -> tuple[Float[Array, "B F"], ...]:
+    """Return the last layer's final states, directions side by side: h, of an LSTM c too."""
+    parts = state if isinstance(state, LSTMState) else (state,)
+    return tuple(jnp.concatenate(list(part[-config.directions :]), axis=-1) for part in parts)
 
 
 def at_end(outputs: Float[Array, "B T F"], lengths: Int[Array, " B"]) -> Float[Array, "B F"]:
@@ -214,6 +232,69 @@ def transformer_model(
     return Output(read_out(config, params["head"], pooled, keep), weights)
 
 
+def seq2seq_model(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Array]],
+    inputs: Float[Array, "B T D"],
+    lengths: Int[Array, " B"] | None = None,
+    state: State | None = None,
+    keep: Mapping[str, Array] | None = None,
+    targets: Float[Array, "B O"] | None = None,
+    layers: ModuleType = recurrent,
+) -> Output:
+    """Forecast a path by a decoder that starts where the encoder ends and attends to its outputs.
+
+        h, [c] = final states of the encoder's last layer, directions side by side
+        value = last reading of the targets
+        K times: context = attention of h over the encoder's outputs
+                 h, [c] = cell([value; context], h, [c])
+                 value = W [context; h] + b
+
+    The cell, the part "decoder", is of the encoder's kind, with F units: what the directions have
+    together. The attention prepares its keys once.
+
+    Args:
+      inputs: readings [B, T, D]; those of the targets stand at `config.fed_back`, scaled alike.
+      lengths: real steps of each sequence [B]; None when all have T.
+      state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
+      keep: dropout masks as `spec.batch.keep_masks` names them, and "teacher" [B, K], which is True
+        where the next step is told the target; None drops nothing and tells nothing.
+      targets: what "teacher" tells, [B, O]; of no use without.
+
+    Returns:
+      predictions [B, O], O = K x M, step by step; attention weights [B, K, T], zero past each end.
+
+    Source: Bahdanau, Cho & Bengio (2015); the directions side by side as in OpenNMT (Klein et al.,
+    2017).
+    """
+    run = recurrent_layers(config, layers)
+    outputs, state = run(params[config.cell], inputs, lengths, state, keep)
+    valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
+    prepare, attend = attention_step(config)
+    own = params.get("attention", {})
+    keys = prepare(own, outputs, valid)
+    last = inputs[:, -1] if lengths is None else at_end(inputs, lengths)
+    path = -1, config.forecast_steps, len(config.fed_back)
+    advance = decoder_cell(config)
+
+    def read(features, mask):
+        mask = None if mask is None else {"head": mask}
+        return read_out(config, params["head"], features, mask)
+
+    values, weights = decode(
+        lambda query: attend(own, query, keys),
+        partial(advance, params["decoder"]),
+        read,
+        config.forecast_steps,
+        last_states(config, state),
+        last[:, jnp.array(config.fed_back)],
+        keep.get("head") if keep else None,
+        None if targets is None else targets.reshape(path),
+        keep.get("teacher") if keep else None,
+    )
+    return Output(values.reshape(-1, config.output_size), weights)
+
+
 MODELS = {
     "rnn": recurrent_model,
     "gru": recurrent_model,
@@ -221,6 +302,9 @@ MODELS = {
     "rnn_attention": attention_model,
     "gru_attention": attention_model,
     "lstm_attention": attention_model,
+    "rnn_seq2seq": seq2seq_model,
+    "gru_seq2seq": seq2seq_model,
+    "lstm_seq2seq": seq2seq_model,
     "transformer": transformer_model,
 }
 
@@ -232,7 +316,7 @@ class SequenceModel(nn.Module):
     layers: ModuleType = fast
 
     @nn.compact
-    def __call__(self, inputs, lengths=None, state=None, keep=None):
+    def __call__(self, inputs, lengths=None, state=None, keep=None, targets=None):
         def first(rng, own):
             keys = jax.random.split(rng, len(own))
             both = zip(own.items(), keys, strict=True)
@@ -244,4 +328,5 @@ class SequenceModel(nn.Module):
             parts.setdefault(part, {})[own] = spec
         params = {part: self.param(part, first, own) for part, own in parts.items()}
         model = MODELS[self.config.model]
-        return model(self.config, params, inputs, lengths, state, keep, self.layers)
+        told = {"targets": targets} if self.config.decodes else {}
+        return model(self.config, params, inputs, lengths, state, keep, layers=self.layers, **told)

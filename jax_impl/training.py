@@ -72,7 +72,8 @@ def apply(config: ModelConfig, execution: Execution, params, arrays: Mapping[str
     layers = recurrent.recomputing(layers) if execution.remat else layers
     lengths, keep = arrays.get("lengths"), arrays.get("keep")
     model = MODELS[config.model]
-    return model(config, params, arrays["inputs"], lengths, keep=keep, layers=layers)
+    told = {"targets": arrays.get("targets")} if config.decodes else {}
+    return model(config, params, arrays["inputs"], lengths, keep=keep, layers=layers, **told)
 
 
 def loss(config: ModelConfig, execution: Execution, params, arrays: Mapping[str, Any]) -> Array:

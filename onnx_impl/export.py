@@ -56,6 +56,10 @@ def export(
     Raises:
       ConfigError: onnxruntime cannot compute the model, or the file would be too large.
     """
+    if config.decodes:
+        raise ConfigError(
+            f"--format {format}: does not express the decoder of {config.model}; choose another format"
+        )
     operator = config.cell.upper() if config.recurrent else "Erf"
     if arrays["head.bias"].dtype != np.float32 and (
         config.recurrent or config.activation == "gelu"

@@ -60,6 +60,11 @@ def packed(batch: Batch, targets: bool) -> dict[str, np.ndarray]:
     return {name: x for name, x in (arrays | masks).items() if x is not None}
 
 
+def told(config: ModelConfig, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the targets to a decoder, which is told some of them."""
+    return {"targets": arrays["targets"]} if config.decodes else {}
+
+
 def states(found: tuple[Any, Any]) -> dict[str, Any]:
     """Name what an encoder returns."""
     outputs, last = found
@@ -75,7 +80,7 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
 
     def in_torch(model, arrays):
         given, keep = (arrays["inputs"], arrays.get("lengths")), arrays.get("keep")
-        found = model(*given, keep=keep)._asdict()
+        found = model(*given, keep=keep, **told(config, arrays))._asdict()
         if not config.recurrent:
             return found | {"outputs": encode(model, *given, keep)}
         return found | states(getattr(model, config.cell)(*given, None, keep))
@@ -93,14 +98,15 @@ def judge_forward(config: ModelConfig, start: Arrays, batch: Batch, run: Executi
     def truth(**arrays):
         arrays = unpacked(arrays)
         given, keep = (arrays["inputs"], arrays.get("lengths")), arrays.get("keep")
-        found = reference.predict(config, start, *given, keep=keep)._asdict()
+        found = reference.predict(config, start, *given, keep=keep, **told(config, arrays))
+        found = found._asdict()
         if not config.recurrent:
             return found | {"outputs": reference.transform(config, start, *given, keep).outputs}
         encoded = reference.encode(config, reference.part(start, config.cell), *given, keep=keep)
         return found | {n: getattr(encoded, n) for n in ("outputs", *STATES[config.cell])}
 
     model = Watched(torch_model(config, start, run), in_torch)
-    inputs = packed(batch, targets=False)
+    inputs = packed(batch, targets=config.decodes)
     return compare(
         *(model, in_jax, inputs, to_tree(start), "equal", run.dtype),
         truth=truth,
@@ -113,7 +119,8 @@ def judge_gradients(config: ModelConfig, start: Arrays, batch: Batch, run: Execu
     """Compare the training loss and its gradient by every parameter and by the inputs."""
 
     def in_torch(model, arrays):
-        output = model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"))
+        given, keep = (arrays["inputs"], arrays.get("lengths")), arrays.get("keep")
+        output = model(*given, keep=keep, **told(config, arrays))
         loss = training.LOSSES[config.task]
         return {"loss": loss(output.predictions, arrays["targets"])}
 

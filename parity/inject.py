@@ -281,7 +281,7 @@ INJECTIONS = {
         mask_sense,
         {"model": "lstm_attention"},
         "a model that ends in _attention, or --pooling attention",
-        lambda model, rule, short: model.attends,
+        lambda model, rule, short: model.attends and not model.decodes,
     ),
     "gru_reset_before": Injection(
         "The GRU resets its state before the matrix product, as the paper does; torch after it.",

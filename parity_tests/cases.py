@@ -23,6 +23,7 @@ class Case:
     Attributes:
       ragged: lengths differ, from 1 to T; what stands past an end is NaN.
       state: initial states are given, else they are 0.
+      steps: of a forecast step by step, where `teacher` is how often the true value is told.
     """
 
     model: str
@@ -43,6 +44,8 @@ class Case:
     score: str = "additive"
     self_attention: bool = False
     options: Recurrence = PLAIN
+    steps: int = 1
+    teacher: float = 0.0
 
     def __str__(self) -> str:
         words = [self.model if self.nonlinearity == "tanh" else f"{self.model}_relu"]
@@ -52,10 +55,12 @@ class Case:
         words += [self.pooling] * (self.pooling != "mean")
         words += [self.score] * (self.score != "additive") + ["self"] * self.self_attention
         words += self.option_words
+        words += [f"{self.steps}steps"] * (self.steps > 1)
         words += [f"{self.layers}layers"] * (self.layers > 1)
         words += ["bidirectional"] * self.bidirectional + ["ragged"] * self.ragged
         words += ["univariate"] * (self.features == 1) + ["state"] * self.state
         words += ["classes"] * (self.task == "classification") + ["dropout"] * (self.dropout > 0)
+        words += ["taught"] * (self.teacher == 1) + ["half-taught"] * (0 < self.teacher < 1)
         return "-".join(words)
 
     @property
@@ -89,10 +94,17 @@ class Case:
             score=self.score,
             self_attention=self.self_attention,
             **{f.name: getattr(self.options, f.name) for f in fields(Recurrence)},
+            teacher_forcing=self.teacher,
             task=self.task,
             input_size=self.features,
-            output_size=5 if self.task == "classification" else 2,
+            output_size=5 if self.task == "classification" else self.steps * self.targets_of_a_step,
+            forecast_steps=self.steps,
+            feedback="2,0" if self.features > 1 else "0",
         )
+
+    @property
+    def targets_of_a_step(self) -> int:
+        return 1 if self.model.endswith("_seq2seq") and self.features == 1 else 2
 
     @property
     def lengths(self) -> np.ndarray | None:
@@ -109,10 +121,11 @@ class Case:
         if self.ragged:
             arrays["inputs"][np.arange(T) >= self.lengths[:, None]] = np.nan
         sizes = {"h": self.config.state_size, "c": H}
+        path = (self.steps,) if self.config.decodes else ()
         for name in {"lstm": ("h", "c"), "transformer": ()}.get(self.config.cell, ("h",)):
             arrays[name] = draw(size=(self.layers * self.config.directions, B, sizes[name]))
         arrays["d predictions"] = draw(size=(B, self.config.output_size))
-        arrays["d attention"] = draw(size=(B, T))
+        arrays["d attention"] = draw(size=(B, *path, T))
         arrays["targets"] = draw(size=(B, self.config.output_size))
         return arrays
 
@@ -126,8 +139,9 @@ class Case:
 
     @property
     def leaves(self) -> dict[str, np.ndarray]:
-        """Everything that has a gradient: parameters, input, initial states."""
-        return {**self.params, "inputs": self._arrays["inputs"], **self.first_state}
+        """Everything that has a gradient: parameters, input, initial states, targets if told."""
+        told = {"targets": self._arrays["targets"]} if self.teacher else {}
+        return {**self.params, "inputs": self._arrays["inputs"], **self.first_state, **told}
 
     @property
     def cotangents(self) -> dict[str, np.ndarray]:
@@ -196,6 +210,23 @@ CASES = [
     Case("transformer", ragged=True, positions="learned", activation="relu", pooling="attention"),
     Case("transformer", layers=2, ragged=True, causal=True, pooling="last", dropout=0.4),
     Case("transformer", positions="learned", norm_first=True, pooling="attention", dropout=0.4),
+    Case("rnn_seq2seq", ragged=True, steps=3, nonlinearity="relu", teacher=0.5),
+    Case(
+        "gru_seq2seq", steps=2, bidirectional=True, reset_after=False, score="general", teacher=1.0
+    ),
+    Case("gru_seq2seq", steps=4, ragged=True, features=1, dropout=0.4),
+    Case("lstm_seq2seq", steps=3),
+    Case("lstm_seq2seq", steps=2, ragged=True, bidirectional=True, state=True, teacher=1.0),
+    Case(
+        "lstm_seq2seq",
+        steps=3,
+        layers=2,
+        ragged=True,
+        state=True,
+        score="scaled_dot",
+        dropout=0.4,
+        teacher=0.5,
+    ),
 ]
 
 # What the models above do not try: options of the recurrent layers, on layers alone.

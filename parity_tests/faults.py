@@ -187,7 +187,7 @@ FAULTS: list[Fault] = [
     *both("models.py", "context and query swapped", "[context, query]", "[query, context]"),
     *both("models.py", "attention over the padding", "query, outputs, valid)", "query, outputs, None)"),
     *both("models.py", "no dropout before the head", "    if keep:\n", "    if False:\n"),
-    *both("models.py", "no masks for the layers", "if keep else []", "if False else []"),
+    *both("models.py", "no masks for the layers", "if keep and config.dropout else []", "if False else []"),
     *each(
         "models.py",
         "backward final state read at the last step",
@@ -323,6 +323,95 @@ FAULTS: list[Fault] = [
     *both("models.py", "embedding never dropped", 'x = dropout(x, keep["embedding"]', 'x = x if True else dropout(x, keep["embedding"]'),
     *both("models.py", "pooling attends to the padding", "pooled, y, valid)", "pooled, y, None)"),
     *each(
+        "attention.py",
+        "padded keys prepared as they are",
+        ("keys = real_keys(keys, valid)\n        return Keys(keys, keys @", "return Keys(keys, keys @"),
+        ("keys = real_keys(keys, valid)\n    return Keys(keys, keys @", "return Keys(keys, keys @"),
+    ),
+    *each(
+        "attention.py",
+        "mask lost between keys and step",
+        ("Keys(keys, keys @ self.U_a.T, valid)", "Keys(keys, keys @ self.U_a.T, None)"),
+        ('Keys(keys, keys @ params["U_a"].T, valid)', 'Keys(keys, keys @ params["U_a"].T, None)'),
+    ),
+    *both("attention.py", "mask of products lost between keys and step", "Keys(keys, keys, valid)", "Keys(keys, keys, None)"),
+    *both("decoder.py", "truth where it is not taught", "where(teacher[", "where(~teacher["),
+    *both("decoder.py", "never taught", "if teacher is not None:", "if False:"),
+    *each(
+        "decoder.py",
+        "truth put out as the forecast",
+        ("truth[:, k], value)", "truth[:, k], value)\n            values[-1] = value"),
+        ("Decoded(forecast, weights)", "Decoded(value, weights)"),
+    ),
+    *each(
+        "decoder.py",
+        "context left out of the cell",
+        ("torch.cat([value, context], dim=-1)", "torch.cat([value, 0 * context], dim=-1)"),
+        ("jnp.concatenate([value, context], axis=-1)", "jnp.concatenate([value, 0 * context], axis=-1)"),
+    ),
+    *both("decoder.py", "value and context swapped", "[value, context]", "[context, value]"),
+    *both("decoder.py", "context and state swapped in the read-out", "[context, state[0]]", "[state[0], context]"),
+    *both("decoder.py", "nothing fed back", "[value, context]", "[0 * value, context]"),
+    *each(
+        "decoder.py",
+        "gradient stops at what is fed back",
+        ("[value, context]", "[value.detach(), context]"),
+        ("[value, context]", "[lax.stop_gradient(value), context]"),
+    ),
+    *each(
+        "decoder.py",
+        "one dropout mask for all steps",
+        ("keep[:, k]", "keep[:, 0]"),
+        ("(keep, truth, teacher))", "(None if keep is None else 0 * keep + keep[:, :1] > 0, truth, teacher))"),
+    ),
+    *each(
+        "decoder.py",
+        "truth one step early",
+        ("truth[:, k], value)", "truth[:, k - 1], value)"),
+        ("(keep, truth, teacher))", "(keep, None if truth is None else jnp.roll(truth, 1, 1), teacher))"),
+    ),
+    *each(
+        "decoder.py",
+        "reset of the decoder's GRU ignored",
+        ("GRUCell(*sizes, config.reset_after)", "GRUCell(*sizes)"),
+        ("gru_cell(params, x, *state, config.reset_after)", "gru_cell(params, x, *state)"),
+    ),
+    *each(
+        "decoder.py",
+        "nonlinearity of the decoder's RNN ignored",
+        ("RNNCell(*sizes, config.nonlinearity)", "RNNCell(*sizes)"),
+        ("rnn_cell(params, x, *state, config.nonlinearity)", "rnn_cell(params, x, *state)"),
+    ),
+    *both("models.py", "first value of the first step", "inputs[:, -1] if lengths", "inputs[:, 0] if lengths"),
+    *both("models.py", "first value of the last step, padding or not", "inputs[rows, lengths - 1]", "inputs[rows, -1]"),
+    *each(
+        "models.py",
+        "targets sought among the first features",
+        ("last[:, config.fed_back]", "last[:, : len(config.fed_back)]"),
+        ("last[:, jnp.array(config.fed_back)]", "last[:, : len(config.fed_back)]"),
+    ),
+    *both("models.py", "decoder's c starts from h", "last_layer(config, part) for part in parts", "last_layer(config, parts[0]) for part in parts"),
+    *each(
+        "models.py",
+        "forecast target by target, not step by step",
+        ("values.flatten(1)", "values.transpose(1, 2).flatten(1)"),
+        ("values.reshape(-1,", "values.swapaxes(1, 2).reshape(-1,"),
+    ),
+    *each(
+        "models.py",
+        "decoder attends to the padding",
+        ("self.attention.keys(outputs, valid)", "self.attention.keys(outputs)"),
+        ("prepare(own, outputs, valid)", "prepare(own, outputs)"),
+    ),
+    *both("models.py", "no dropout in the decoder", 'keep.get("head") if keep else None', "None"),
+    *both("models.py", "decoder never taught", 'keep.get("teacher") if keep else None', "None"),
+    *each(
+        "training.py",
+        "prediction is taught",
+        ("put(Batch(batch.inputs, batch.lengths), state.execution))", "put(batch, state.execution))"),
+        ("put(Batch(batch.inputs, batch.lengths), state.execution)", "put(batch, state.execution)"),
+    ),
+    *each(
         "optimizers.py",
         "RMSprop's eps inside the root",
         ("v.sqrt().add_(config.eps)", "(v + config.eps).sqrt()"),
@@ -446,7 +535,8 @@ def tests_of(file: str) -> list[list[str]]:
     """The tests to try in turn: the file's own, then those of whole models and training."""
     own = file.replace("fast", "recurrent").replace("arrays", "training")
     later = [f for f in ("test_models.py", "test_training.py") if f != f"test_{own}"]
-    chosen = ["-k", "transformer"] if file == "encoder.py" else []
+    models = {"encoder.py": "transformer", "decoder.py": "seq2seq"}
+    chosen = ["-k", models[file]] if file in models else []
     return [[f"parity_tests/test_{own}"], [*(f"parity_tests/{name}" for name in later), *chosen]]
 
 

@@ -15,7 +15,7 @@ from data.dataset import load_dataset
 from experiment import study
 from experiment.checkpoint import model_config
 from parity.drift import drift
-from parity.family import judge_forward
+from parity.family import judge_forward, judge_gradients
 from parity.inject import INJECTIONS, injected
 from report.parity_page import page
 from spec.config import Execution
@@ -164,6 +164,24 @@ def test_fault_of_rounding_is_found_in_the_forward_pass(dtype, files):
     assert judge_forward(*given).verdict == "both within rounding"
     with injected(name, config.batch_size):
         assert judge_forward(*given).verdict == "JAX is off"
+
+
+def test_decoder_is_compared_as_it_is_taught(tmp_path):
+    """Values, attention and gradients on a batch whose true values some steps are told."""
+    draw, path = np.random.default_rng(3), tmp_path / "series.csv"
+    path.write_text("a,b\n" + "".join(f"{x:.3f},{y:.3f}\n" for x, y in draw.normal(size=(30, 2))))
+    config = study.StudyConfig(
+        data_path=str(path),
+        **{"windows": 4, "horizon": 3, "forecast": "path", "target": "b,a", "threads": 1},
+        **{"model": "gru_seq2seq", "hidden_size": 3, "num_layers": 2, "dropout": 0.3},
+    )
+    dataset = load_dataset(config, "float64", 0)
+    model = model_config(config, dataset.meaning)
+    start, batch = init_params(parameter_schema(model), 0), next(study.batches(config, dataset))
+    assert 0 < batch.keep["teacher"].mean() < 1
+    for judge in (judge_forward, judge_gradients):
+        report = judge(model, start, batch, Execution(dtype="float64"))
+        assert report.verdict == "both within rounding"
 
 
 @pytest.mark.parametrize("name", FOUND)

@@ -13,7 +13,7 @@ from parity_tests.cases import Case, H, T
 from parity_tests.compare import BOUND, assert_same, relative_error
 from spec import reference
 from spec.batch import Batch
-from spec.config import Execution, OptimizerConfig
+from spec.config import Execution, OptimizerConfig, Recurrence
 from spec.introspection import (
     STATES,
     STEPS,
@@ -39,6 +39,9 @@ CASES = [
     Case("gru", reset_after=False, **DEEP),
     Case("lstm", **DEEP),
     Case("gru_attention", **DEEP),
+    Case("gru", ragged=True, options=Recurrence(zoneout=0.3)),
+    Case("lstm", layers=2, ragged=True, options=Recurrence(residual=True, layer_norm=True)),
+    Case("lstm_attention", options=Recurrence(proj_size=3, coupled_gates=True, peepholes=True)),
     Case("lstm_attention", bidirectional=True),
     Case("gru_attention", ragged=True, score="scaled_dot"),
     Case("lstm_attention", ragged=True, score="general", self_attention=True),
@@ -142,14 +145,14 @@ def derivative(case: Case, layer: str, t: int, name: str, unit: int, patch) -> n
         for now in (reversed(range(length)) if "reverse" in other else range(length))
     )
 
-    def moved(config, weights, x, h, c):
+    def moved(config, weights, *now):
         if next(order) != (layer, t):
-            return advance(config, weights, x, h, c)
+            return advance(config, weights, *now)
         if name in STATES:
-            return move_state(name, unit, *advance(config, weights, x, h, c))
+            return move_state(name, unit, *advance(config, weights, *now))
         bias = weights["bias_ih"].astype(complex)
         bias[gates.index(name) * H + unit] += 1j * STEP
-        return advance(config, {**weights, "bias_ih": bias}, x, h, c)
+        return advance(config, {**weights, "bias_ih": bias}, *now)
 
     patch.setattr(reference, "advance", moved)
     found = imaginary(case)

@@ -30,11 +30,17 @@ ONLY_JAX = {
     "attention.py": {
         "additive_scores": "a method of the module in torch",
         "multiplicative_scores": "a method of the module in torch",
+        "additive_keys": "a method of the module in torch",
+        "compare": "a method of the module in torch",
+        "additive_step": "a method of the module in torch",
+        "multiplicative_keys": "a method of the module in torch",
+        "multiplicative_step": "a method of the module in torch",
     },
     "carry.py": {
         "split_time": "one loop over chunks, which torch has anyway",
         "join_time": "one loop over chunks, which torch has anyway",
     },
+    "models.py": {"attention_step": "methods of what attention_over_steps builds in torch"},
     "arrays.py": {
         "to_tree": "a torch module is no tree",
         "to_names": "named_parameters in torch",

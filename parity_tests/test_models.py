@@ -29,28 +29,33 @@ def split(case, leaves):
     return params, leaves["inputs"], state[0] if state and case.config.cell != "lstm" else state
 
 
+def told(leaves):
+    """Give the targets to a model that is to be told them."""
+    return {name: leaf for name, leaf in leaves.items() if name == "targets"}
+
+
 def run_torch(case, layers, leaves):
     params, inputs, state = split(case, leaves)
     model = torch_impl.sequence_model(case.config, layers)
     lengths = None if case.lengths is None else torch.tensor(case.lengths)
     keep = {name: torch.tensor(mask) for name, mask in case.keep.items()}
-    return named(torch.func.functional_call(model, params, (inputs, lengths, state, keep)))
+    given = (inputs, lengths, state, keep)
+    return named(torch.func.functional_call(model, params, given, told(leaves)))
 
 
 def run_jax(case, layers, leaves):
     params, inputs, state = split(case, leaves)
     lengths = None if case.lengths is None else jnp.asarray(case.lengths)
     model = MODELS[case.model]
-    return named(
-        model(case.config, to_tree(params), inputs, lengths, state, case.keep, layers=layers)
-    )
+    given = (case.config, to_tree(params), inputs, lengths, state, case.keep)
+    return named(model(*given, layers=layers, **told(leaves)))
 
 
 def run_numpy(case, leaves):
     params, inputs, _ = split(case, leaves)
-    state = {name: leaves[name] for name in case.first_state}
+    rest = {name: leaves[name] for name in case.first_state} | told(leaves)
     return named(
-        reference.predict(case.config, params, inputs, case.lengths, keep=case.keep, **state)
+        reference.predict(case.config, params, inputs, case.lengths, keep=case.keep, **rest)
     )
 
 

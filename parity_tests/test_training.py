@@ -38,6 +38,17 @@ TRANSFORMER = replace(
     bidirectional=False,
 )
 PLAIN = replace(ATTENTION, model="rnn", task="regression", output_size=2, bidirectional=False)
+# Two steps of one target each: the batches' sine and cosine.
+SEQ2SEQ = replace(
+    ATTENTION,
+    model="lstm_seq2seq",
+    task="regression",
+    output_size=2,
+    num_layers=1,
+    forecast_steps=2,
+    feedback="1",
+    teacher_forcing=0.5,
+)
 RULES = [
     OptimizerConfig(optimizer="adam", lr=1e-2, weight_decay=1e-3, clip_norm=0.3),
     OptimizerConfig(optimizer="adamw", lr=1e-2, weight_decay=1e-1, clip_norm=0.3),
@@ -91,6 +102,14 @@ RUNS = {
     "gru-adam": (GRU, replace(RULES[0], clip_norm=0.6), True),
     "gru-before-sgd": (replace(GRU, reset_after=False), replace(RULES[2], clip_norm=0.6), False),
     "rnn-sgd-loop": (PLAIN, RULES[2], False),
+    "seq2seq-adam": (SEQ2SEQ, replace(RULES[0], clip_norm=0.6), True),
+    "seq2seq-gru-sgd-loop": (
+        replace(
+            SEQ2SEQ, model="gru_seq2seq", bidirectional=False, teacher_forcing=1.0, dropout=0.0
+        ),
+        RULES[2],
+        False,
+    ),
     "transformer-adamw": (
         TRANSFORMER,
         replace(RULES[1], lr=3e-3, clip_norm=1.2, schedule="cosine", total_steps=STEPS),

@@ -22,7 +22,8 @@ class StepResult(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """Outputs [B, O], scaled as the targets are; attention weights [B, T] of models that have them."""
+    """Outputs [B, O], scaled as the targets are; attention weights [B, T] of models that have them,
+    of a decoder [B, K, T] with K steps of a forecast."""
 
     outputs: np.ndarray
     attention: np.ndarray | None

@@ -1,8 +1,8 @@
 """What a step of training reads.
 
 Dimensions: B batch, T time, D input features, O regression targets, F features of an encoder
-output, G features that the head reads, N heads, H features of a transformer, U units of its
-feed-forward network.
+output, G features that the head reads, K steps of a forecast, N heads, H features of a
+transformer, U units of its feed-forward network.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ class Batch:
       inputs: scaled readings [B, T, D]; what stands past a sequence's end is never used.
       lengths: real steps of each sequence [B], 1 <= length <= T; None when all have T.
       targets: scaled numbers [B, O], or class indices [B]; None when only predicting.
-      keep: dropout masks by name, True = keep; empty when nothing is dropped.
+      keep: masks of training by name, True = keep, as `keep_masks` draws them.
       weights: how much each sequence counts in the loss [B], >= 0 and not all 0; None for alike.
     """
 
@@ -42,7 +42,7 @@ def layer_ends(config: ModelConfig) -> list[str]:
 def keep_masks(
     config: ModelConfig, seed: int, step: int, rows: int, time: int
 ) -> dict[str, np.ndarray]:
-    """Draw the dropout masks of one training step, the same for either backend.
+    """Draw the masks of one training step, the same for either backend.
 
     Returns:
       "head" [B, G], and of recurrent models "layer0" .. [B, T, F] after each layer but the last;
@@ -51,8 +51,17 @@ def keep_masks(
       too, [B, T, H], True where a unit advances;
       of a transformer "embedding" [B, T, H] and, of each layer n, "layer<n>.weights" [B, N, T, T]
       and what leaves its three matrix products: "layer<n>.attention" [B, T, H], "layer<n>.units"
-      [B, T, U] and "layer<n>.feedforward" [B, T, H]. Nothing when the model drops nothing.
+      [B, T, U] and "layer<n>.feedforward" [B, T, H]. None of these when the model drops nothing.
+      Of a decoder "head" is [B, K, G], and "teacher" [B, K], where True keeps the true value of a
+      step for the next one, and False replaces it by the forecast; none when all are replaced.
+
+    Source: Williams & Zipser (1989), "A Learning Algorithm", for the true value always; Bengio et
+    al. (2015), "Scheduled Sampling", for the coin at every step.
     """
+    masks = {}
+    if config.decodes and config.teacher_forcing > 0:
+        told = (rows, config.forecast_steps)
+        masks["teacher"] = keep_mask(told, 1 - config.teacher_forcing, seed, "teacher", step)
     layer = (rows, time, config.encoded_size)
     shapes = {}
     if config.recurrent:
@@ -64,7 +73,8 @@ def keep_masks(
             shapes[f"layer{n}.attention"] = layer
             shapes[f"layer{n}.units"] = (rows, time, config.units)
             shapes[f"layer{n}.feedforward"] = layer
-    shapes["head"] = (rows, config.head_size)
+    path = (config.forecast_steps,) if config.decodes else ()
+    shapes["head"] = (rows, *path, config.head_size)
     kinds = [(config.dropout, shapes)]
     if config.recurrent:
         ends = layer_ends(config)
@@ -77,7 +87,7 @@ def keep_masks(
             (config.recurrent_dropout, {f"recurrent_{e}": (rows, config.state_size) for e in ends}),
             (config.zoneout, zoneout),
         ]
-    return {
+    return masks | {
         name: keep_mask(shape, rate, seed, "dropout", step, name)
         for rate, shapes in kinds
         for name, shape in shapes.items()

@@ -75,7 +75,16 @@ class Architecture(Recurrence):
     """Model"""
 
     model: Literal[
-        "rnn", "gru", "lstm", "rnn_attention", "gru_attention", "lstm_attention", "transformer"
+        "rnn",
+        "gru",
+        "lstm",
+        "rnn_attention",
+        "gru_attention",
+        "lstm_attention",
+        "rnn_seq2seq",
+        "gru_seq2seq",
+        "lstm_seq2seq",
+        "transformer",
     ] = option("lstm_attention", "which model")
     hidden_size: int = option(
         64, "hidden units of each layer and direction", "a whole number >= 1", lambda n: n >= 1
@@ -134,6 +143,12 @@ class Architecture(Recurrence):
     pooling: Literal["mean", "last", "attention"] = option(
         "mean", "transformer: what the head reads of all steps; attention: as seen from the last"
     )
+    teacher_forcing: float = option(
+        0.5,
+        "seq2seq: how often a step of training is told the true value before it, not its forecast",
+        "a number, 0 <= teacher_forcing <= 1",
+        lambda p: 0 <= p <= 1,
+    )
 
     @property
     def recurrent(self) -> bool:
@@ -143,7 +158,12 @@ class Architecture(Recurrence):
     @property
     def cell(self) -> str:
         """Name of the encoder, which is the recurrent cell's: rnn, gru or lstm; or transformer."""
-        return self.model.removesuffix("_attention")
+        return self.model.removesuffix("_attention").removesuffix("_seq2seq")
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a decoder forecasts step by step, each step from the one before."""
+        return self.model.endswith("_seq2seq")
 
     @property
     def attends(self) -> bool:
@@ -177,15 +197,20 @@ class Architecture(Recurrence):
             fits = self.cell == "lstm" if only == "LSTM" else self.recurrent
             if getattr(self, item.name) != item.default and not fits:
                 raise ConfigError(f"--{item.name}: is for {only} layers, not --model {self.model}")
+        if self.decodes and (self.proj_size is not None or self.residual):
+            name = "residual" if self.residual else "proj_size"
+            raise ConfigError(
+                f"--{name}: a decoder starts from hidden and cell states of one size; leave it out"
+            )
         if self.proj_size is not None and self.proj_size >= self.hidden_size:
             raise ConfigError(
                 f"--proj_size {self.proj_size}: must be smaller than --hidden_size "
                 f"{self.hidden_size}"
             )
-        if self.self_attention and not (self.recurrent and self.attends):
+        if self.self_attention and not self.model.endswith("_attention"):
             raise ConfigError(
                 "--self_attention: is for the models that end in _attention; a transformer "
-                "has it, the others have no attention"
+                "has it, the others have not"
             )
         if (self.self_attention or not self.recurrent) and self.encoded_size % self.num_heads:
             size = "hidden_size" if self.proj_size is None else "proj_size"
@@ -211,6 +236,39 @@ class ModelConfig(Architecture):
     output_size: int = option(
         1, "targets (regression) or classes", "a whole number >= 1", lambda n: n >= 1
     )
+    forecast_steps: int = option(
+        1, "seq2seq: steps that share the outputs evenly", "a whole number >= 1", lambda n: n >= 1
+    )
+    feedback: str = option(
+        "0",
+        "seq2seq: positions of the targets among the features, as 2,0",
+        "different whole numbers below input_size, one for each target of a step",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.decodes:
+            if self.forecast_steps != 1:
+                raise ConfigError(
+                    f"forecast_steps {self.forecast_steps}: --model {self.model} has 1"
+                )
+            return
+        if self.task != "regression":
+            raise ConfigError(
+                f"--model {self.model}: forecasts numbers, the targets are labels; choose another"
+            )
+        known, size = set(map(str, range(self.input_size))), len(self.feedback.split(","))
+        distinct = len(known.intersection(self.feedback.split(","))) == size
+        if not distinct or size * self.forecast_steps != self.output_size:
+            raise ConfigError(
+                f"feedback {self.feedback!r}: expected different positions among {self.input_size} "
+                f"features, of {self.output_size} outputs in {self.forecast_steps} steps"
+            )
+
+    @property
+    def fed_back(self) -> list[int]:
+        """Positions of the targets among the features, in the order of the targets."""
+        return list(map(int, self.feedback.split(",")))
 
     @property
     def head_size(self) -> int:

@@ -33,6 +33,7 @@ import numpy as np
 
 from spec.batch import Batch, layer_ends
 from spec.config import ModelConfig
+from spec.errors import ConfigError
 
 # What one step of each cell computes, its states last.
 STEPS = {
@@ -51,7 +52,13 @@ def layer_names(config: ModelConfig) -> list[str]:
 
 
 def array_shapes(config: ModelConfig, rows: int, steps: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each named array for a batch of so many sequences and time steps."""
+    """Return the shape of each named array for a batch of so many sequences and time steps.
+
+    Raises:
+      ConfigError: the model has a decoder, whose steps have no names here.
+    """
+    if config.decodes:
+        raise ConfigError(f"--model {config.model}: a decoder cannot be looked into yet")
     shapes: dict[str, tuple[int, ...]] = {"inputs": (rows, steps, config.input_size)}
     hidden, between = (rows, steps, config.hidden_size), (rows, config.num_heads, steps, steps)
     own = {"scores": between, "weights": between, "residual": hidden}

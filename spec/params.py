@@ -230,7 +230,10 @@ def parameter_schema(config: ModelConfig) -> dict[str, ParamSpec]:
         parts["attention"] = attention_schema(encoded, encoded, config.hidden_size)
     elif config.attends:
         parts["attention"] = multiplicative_schema(encoded, encoded, config.score)
-    parts["head"] = linear_schema(config.head_size, config.output_size)
+    if config.decodes:
+        width = len(config.fed_back) + encoded
+        parts["decoder"] = cell_schema(config.cell, width, encoded)
+    parts["head"] = linear_schema(config.head_size, config.output_size // config.forecast_steps)
     return nested(parts)
 
 

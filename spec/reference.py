@@ -31,7 +31,8 @@ class Encoded(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """Predictions [B, O]; attention weights [B, T], 0 past each end, of models that have them."""
+    """Predictions [B, O]; attention weights [B, T], 0 past each end, of models that have them; of
+    a decoder [B, K, T] with K steps of a forecast."""
 
     predictions: np.ndarray
     attention: np.ndarray | None
@@ -332,8 +333,11 @@ def predict(
     h: np.ndarray | None = None,
     c: np.ndarray | None = None,
     keep: Mapping[str, np.ndarray] | None = None,
+    targets: np.ndarray | None = None,
 ) -> Answer:
-    """Run a whole model; `keep` as in `spec.batch.keep_masks`."""
+    """Run a whole model; `keep` as in `spec.batch.keep_masks`, `targets` [B, O] for its "teacher"."""
+    if config.decodes:
+        return forecast(config, arrays, inputs, lengths, h, c, keep or {}, targets)
     if config.recurrent:
         encoded = encode(config, part(arrays, config.cell), inputs, lengths, h, c, keep)
     else:
@@ -359,6 +363,35 @@ def predict(
             features = np.where(keep["head"][b], features / (1 - config.dropout), 0)
         predictions.append(arrays["head.weight"] @ features + arrays["head.bias"])
     return Answer(np.stack(predictions), np.stack(attended) if attended else None)
+
+
+def forecast(config, arrays, inputs, lengths, h, c, keep, targets) -> Answer:
+    """Encode each sequence, then forecast step by step; arguments as of `predict`."""
+    encoded = encode(config, part(arrays, config.cell), inputs, lengths, h, c, keep)
+    B, T, _ = inputs.shape
+    K, columns = config.forecast_steps, config.fed_back
+    predictions, attended = [], []
+    for b in range(B):
+        outputs = encoded.outputs[b, : T if lengths is None else lengths[b]]
+        last = slice(-config.directions, None)
+        state = encoded.h[last, b].reshape(-1), None
+        if config.cell == "lstm":
+            state = state[0], encoded.c[last, b].reshape(-1)
+        value = inputs[b, len(outputs) - 1, columns]
+        for k in range(K):
+            own = part(arrays, "attention")
+            context, weights = attention(own, state[0], outputs, config.score)
+            x = np.concatenate([value, context])
+            state = advance(config, part(arrays, "decoder"), x, *state, state[0])
+            features = np.concatenate([context, state[0]])
+            if "head" in keep:
+                features = np.where(keep["head"][b, k], features / (1 - config.dropout), 0)
+            value = arrays["head.weight"] @ features + arrays["head.bias"]
+            predictions.append(value)
+            attended.append(np.pad(weights, (0, T - len(outputs))))
+            if "teacher" in keep and keep["teacher"][b, k]:
+                value = targets[b].reshape(K, -1)[k]
+    return Answer(np.reshape(predictions, (B, -1)), np.reshape(attended, (B, K, T)))
 
 
 def mean_squared_error(

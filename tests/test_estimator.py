@@ -100,12 +100,19 @@ def test_the_parameters_are_the_options_of_train(make):
     training = {"backend", "num_features", "epochs", "batch_size", "valid_fraction", "patience"}
     expected |= {f.name: f.default for f in fields(RunConfig) if f.name in training}
     expected["attention_score"] = expected.pop("score")  # a method in scikit-learn
+    del expected["teacher_forcing"]  # of models that forecast windows of a series
     ours = {"dtype": "float64", "num_features": 1, "valid_fraction": 0.0}
     assert params == expected | ours | {
         name: params[name]
         for name in ("random_state", "callbacks", "class_weight")
         if name in params
     }
+
+
+def test_a_model_that_forecasts_step_by_step_is_refused():
+    rows = np.zeros((5, 4))
+    with pytest.raises(ValueError, match="model gru_seq2seq: forecasts a series"):
+        SequenceRegressor(model="gru_seq2seq").fit(rows, rows[:, 0])
 
 
 # What X may be

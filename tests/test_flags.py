@@ -32,6 +32,7 @@ OUT_OF_RANGE = {
     "--warmup_steps": ("-1", "1.5", str(2**31)),
     "--seed": ("-1", "1.5", "x"),
     "--dropout": BELOW_ONE,
+    "--teacher_forcing": ("-0.1", "1.1", "nan", "x"),
     "--beta1": BELOW_ONE,
     "--beta2": BELOW_ONE,
     "--momentum": BELOW_ONE,

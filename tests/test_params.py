@@ -19,6 +19,15 @@ CONFIGS = {
     "lstm_attention": ModelConfig(
         model="lstm_attention", input_size=1, output_size=5, hidden_size=4, bidirectional=True
     ),
+    "gru_seq2seq": ModelConfig(
+        model="gru_seq2seq",
+        input_size=3,
+        output_size=6,
+        forecast_steps=3,
+        feedback="2,0",
+        hidden_size=4,
+        bidirectional=True,
+    ),
 }
 
 

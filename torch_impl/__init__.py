@@ -6,6 +6,7 @@ from torch_impl.encoder import EncoderLayer, TransformerEncoder
 from torch_impl.models import (
     AttentionModel,
     RecurrentModel,
+    Seq2SeqModel,
     TransformerModel,
     sequence_model,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "MultiplicativeAttention",
     "RNNCell",
     "RecurrentModel",
+    "Seq2SeqModel",
     "TransformerEncoder",
     "TransformerModel",
     "export_arrays",

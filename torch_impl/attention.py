@@ -21,15 +21,30 @@ class Attended(NamedTuple):
     weights: Float[Tensor, "B S"]
 
 
-def weigh(
-    score: Callable,
-    query: Float[Tensor, "B Q"],
-    keys: Float[Tensor, "B S K"],
-    valid: Bool[Tensor, "B S"] | None,
-) -> Attended:
-    """Turn scores of (query, keys) into weights, 0 where not `valid`, and average the keys."""
-    keys = keys if valid is None else torch.where(valid[..., None], keys, 0.0)
-    scores = score(query, keys)
+class Keys(NamedTuple):
+    """What attention takes of the keys, the same for every query: made once, asked many times.
+
+    Attributes:
+      keys: 0 where not `valid`.
+      compared: what scores compare a query with.
+      valid: which positions are real; None for all.
+    """
+
+    keys: Float[Tensor, "B S K"]
+    compared: Float[Tensor, "B S H"]
+    valid: Bool[Tensor, "B S"] | None
+
+
+def real_keys(
+    keys: Float[Tensor, "B S K"], valid: Bool[Tensor, "B S"] | None
+) -> Float[Tensor, "B S K"]:
+    """Put 0 where keys are not `valid`."""
+    return keys if valid is None else torch.where(valid[..., None], keys, 0.0)
+
+
+def weigh(scores: Float[Tensor, "B S"], known: Keys) -> Attended:
+    """Turn scores into weights, 0 where not `valid`, and average the keys."""
+    keys, _, valid = known
     if valid is None:
         weights = softmax(scores, dim=-1)
     else:
@@ -46,7 +61,8 @@ class AdditiveAttention(nn.Module):
         weights = softmax(score), context = sum_s weights_s key_s
 
     Where `valid` is False a position has weight 0, and its key is ignored, NaN included; with no
-    valid position the weights and the context are 0.
+    valid position the weights and the context are 0. A decoder, which asks once a step, prepares
+    the keys once.
 
     Source: Bahdanau, Cho & Bengio (2015), appendix A.1.2.
     """
@@ -55,12 +71,23 @@ class AdditiveAttention(nn.Module):
         super().__init__()
         add_parameters(self, attention_schema(query_size, key_size, hidden_size))
 
+    def keys(self, keys: Float[Tensor, "B S K"], valid: Bool[Tensor, "B S"] | None = None) -> Keys:
+        keys = real_keys(keys, valid)
+        return Keys(keys, keys @ self.U_a.T, valid)
+
+    def compare(
+        self, query: Float[Tensor, "B Q"], from_keys: Float[Tensor, "B S H"]
+    ) -> Float[Tensor, "B S"]:
+        from_query = query @ self.W_a.T
+        return tanh(from_query[:, None] + from_keys) @ self.v_a
+
     def scores(
         self, query: Float[Tensor, "B Q"], keys: Float[Tensor, "B S K"]
     ) -> Float[Tensor, "B S"]:
-        from_query = query @ self.W_a.T
-        from_keys = keys @ self.U_a.T
-        return tanh(from_query[:, None] + from_keys) @ self.v_a
+        return self.compare(query, self.keys(keys).compared)
+
+    def step(self, query: Float[Tensor, "B Q"], known: Keys) -> Attended:
+        return weigh(self.compare(query, known.compared), known)
 
     def forward(
         self,
@@ -68,7 +95,7 @@ class AdditiveAttention(nn.Module):
         keys: Float[Tensor, "B S K"],
         valid: Bool[Tensor, "B S"] | None = None,
     ) -> Attended:
-        return weigh(self.scores, query, keys, valid)
+        return self.step(query, self.keys(keys, valid))
 
 
 class MultiplicativeAttention(nn.Module):
@@ -90,6 +117,10 @@ class MultiplicativeAttention(nn.Module):
         self.score = score
         add_parameters(self, multiplicative_schema(query_size, key_size, score))
 
+    def keys(self, keys: Float[Tensor, "B S K"], valid: Bool[Tensor, "B S"] | None = None) -> Keys:
+        keys = real_keys(keys, valid)
+        return Keys(keys, keys, valid)
+
     def scores(
         self, query: Float[Tensor, "B Q"], keys: Float[Tensor, "B S K"]
     ) -> Float[Tensor, "B S"]:
@@ -98,13 +129,16 @@ class MultiplicativeAttention(nn.Module):
         scale = float(keys.shape[-1]) ** -0.5 if self.score == "scaled_dot" else 1.0
         return (keys @ query[..., None])[..., 0] * scale
 
+    def step(self, query: Float[Tensor, "B Q"], known: Keys) -> Attended:
+        return weigh(self.scores(query, known.compared), known)
+
     def forward(
         self,
         query: Float[Tensor, "B Q"],
         keys: Float[Tensor, "B S K"],
         valid: Bool[Tensor, "B S"] | None = None,
     ) -> Attended:
-        return weigh(self.scores, query, keys, valid)
+        return self.step(query, self.keys(keys, valid))
 
 
 def dot_product_attention(

@@ -1,7 +1,8 @@
 """Whole models: recurrent layers or a Transformer, attention where asked for, and a linear head.
 
 Dimensions: B batch, T time, D input features, O outputs (targets or class logits), L layers x
-directions, H hidden units, F features of an encoder output, G features that the head reads.
+directions, H hidden units, F features of an encoder output, G features that the head reads; of a
+forecast step by step K steps, M targets of each.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from torch_impl import encoder, fast, recurrent
 from torch_impl.attention import AdditiveAttention, MultiHeadAttention, MultiplicativeAttention
 from torch_impl.carry import dropout
 from torch_impl.cells import LSTMState
+from torch_impl.decoder import decode, decoder_cell
 from torch_impl.recurrent import real_steps
 
 State = Float[Tensor, "L B H"] | tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]]
@@ -24,7 +26,7 @@ State = Float[Tensor, "L B H"] | tuple[Float[Tensor, "L B H"], Float[Tensor, "L 
 
 class Output(NamedTuple):
     predictions: Float[Tensor, "B O"]
-    attention: Float[Tensor, "B T"] | None
+    attention: Float[Tensor, "B T"] | Float[Tensor, "B K T"] | None
 
 
 def recurrent_layers(config: ModelConfig, layers: ModuleType) -> nn.Module:
@@ -65,8 +67,13 @@ def last_layer(
         end = outputs[:, -1] if lengths is None else at_end(outputs, lengths)
         P = config.state_size
         return torch.cat([end[:, :P], outputs[:, 0, P:]], dim=-1)
-    h = state.h if isinstance(state, LSTMState) else state
-    return torch.cat(list(h[-config.directions :]), dim=-1)
+    return last_states(config, state)[0]
+
+
+def last_states(config: ModelConfig, state: State) -> tuple[Float[Tensor, "B F"], ...]:
+    """Return the last layer's final states, directions side by side: h, of an LSTM c too."""
+    parts = state if isinstance(state, LSTMState) else (state,)
+    return tuple(torch.cat(list(part[-config.directions :]), dim=-1) for part in parts)
 
 
 def at_end(outputs: Float[Tensor, "B T F"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B F"]:
@@ -229,6 +236,79 @@ class TransformerModel(nn.Module):
         return Output(read_out(self.config, self.head, pooled, keep), weights)
 
 
+class Seq2SeqModel(nn.Module):
+    """Forecast a path by a decoder that starts where the encoder ends and attends to its outputs.
+
+        h, [c] = final states of the encoder's last layer, directions side by side
+        value = last reading of the targets
+        K times: context = attention of h over the encoder's outputs
+                 h, [c] = cell([value; context], h, [c])
+                 value = W [context; h] + b
+
+    The cell, the part "decoder", is of the encoder's kind, with F units: what the directions have
+    together. The attention prepares its keys once.
+
+    Args:
+      inputs: readings [B, T, D]; those of the targets stand at `config.fed_back`, scaled alike.
+      lengths: real steps of each sequence [B]; None when all have T.
+      state: first hidden state [L, B, H], of an LSTM the pair (h, c); None for zeros.
+      keep: dropout masks as `spec.batch.keep_masks` names them, and "teacher" [B, K], which is True
+        where the next step is told the target; None drops nothing and tells nothing.
+      targets: what "teacher" tells, [B, O]; of no use without.
+
+    Returns:
+      predictions [B, O], O = K x M, step by step; attention weights [B, K, T], zero past each end.
+
+    Source: Bahdanau, Cho & Bengio (2015); the directions side by side as in OpenNMT (Klein et al.,
+    2017).
+    """
+
+    def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
+        super().__init__()
+        self.config = config
+        self.add_module(config.cell, recurrent_layers(config, layers))
+        self.attention = attention_over_steps(config)
+        self.decoder = decoder_cell(config)
+        self.head = nn.Linear(config.head_size, len(config.fed_back))
+
+    def forward(
+        self,
+        inputs: Float[Tensor, "B T D"],
+        lengths: Int[Tensor, " B"] | None = None,
+        state: State | None = None,
+        keep: Mapping[str, Tensor] | None = None,
+        targets: Float[Tensor, "B O"] | None = None,
+    ) -> Output:
+        config = self.config
+        outputs, state = getattr(self, config.cell)(inputs, lengths, state, keep)
+        valid = None if lengths is None else real_steps(lengths, outputs.shape[1])
+        keys = self.attention.keys(outputs, valid)
+        last = inputs[:, -1] if lengths is None else at_end(inputs, lengths)
+        path = config.forecast_steps, len(config.fed_back)
+
+        def advance(x, state):
+            if config.cell == "lstm":
+                return tuple(self.decoder(x, LSTMState(*state)))
+            return (self.decoder(x, *state),)
+
+        def read(features, mask):
+            mask = None if mask is None else {"head": mask}
+            return read_out(config, self.head, features, mask)
+
+        values, weights = decode(
+            lambda query: self.attention.step(query, keys),
+            advance,
+            read,
+            config.forecast_steps,
+            last_states(config, state),
+            last[:, config.fed_back],
+            keep.get("head") if keep else None,
+            None if targets is None else targets.unflatten(1, path),
+            keep.get("teacher") if keep else None,
+        )
+        return Output(values.flatten(1), weights)
+
+
 MODELS = {
     "rnn": RecurrentModel,
     "gru": RecurrentModel,
@@ -236,6 +316,9 @@ MODELS = {
     "rnn_attention": AttentionModel,
     "gru_attention": AttentionModel,
     "lstm_attention": AttentionModel,
+    "rnn_seq2seq": Seq2SeqModel,
+    "gru_seq2seq": Seq2SeqModel,
+    "lstm_seq2seq": Seq2SeqModel,
     "transformer": TransformerModel,
 }
 

@@ -73,7 +73,8 @@ def put(batch: Batch, execution: Execution) -> dict[str, Any]:
 
 def apply(state: TrainState, arrays: Mapping[str, Any]) -> Output:
     """Run the model on the arrays of a batch."""
-    return state.model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"))
+    told = {"targets": arrays.get("targets")} if state.config.decodes else {}
+    return state.model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"), **told)
 
 
 def loss(state: TrainState, arrays: Mapping[str, Any]) -> torch.Tensor:

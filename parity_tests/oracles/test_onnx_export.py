@@ -21,7 +21,7 @@ onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
 NAME = "export.py, onnx (float32)"
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("case", [c for c in CASES if not c.config.decodes], ids=str)
 def test_file_matches_reference(case):
     """In float32, for which alone onnxruntime has recurrent operators."""
     found = answers_of("onnx", case, "float32")
@@ -51,6 +51,14 @@ def test_no_more_steps_than_learned_positions():
     T = case.config.longest + 1
     with pytest.raises(Exception, match="out of data bounds"):
         onnx_impl.run(content, "onnx", np.zeros((1, T, case.features)), np.array([T]))
+
+
+def test_decoder_is_refused():
+    import onnx_impl
+
+    case = next(case for case in CASES if case.config.decodes)
+    with pytest.raises(ConfigError, match="does not express the decoder of rnn_seq2seq"):
+        onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
 
 
 def test_names_open_sizes_and_labels_stand_in_the_file():
