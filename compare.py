@@ -62,9 +62,9 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--out: is required; name a directory to make")
     check_new_directory(Path(out))
 
-    from data.dataset import load_dataset
+    from experiment.start import read_dataset
 
-    dataset = load_dataset(config, "float64", config.seed)
+    dataset = read_dataset(config, "float64")
     require_everything()
     for note in dataset.notes:
         say(note)

@@ -23,8 +23,10 @@ def main(argv: list[str]) -> int | None:
     for path, content in report.files:
         atomic.write(Path(path), content)
         say(f"{report.rows} rows: {path}")
-    for name, value in (report.metrics or {}).items():
-        say(f"{name:>10} {value:.6g}")
+    measured = report.metrics or {}
+    width = max([10, *(len(name) + 1 for name in measured)])
+    for name, value in measured.items():
+        say(f"{name:>{width}} {value:.6g}")
     return None if stop.signal is None else 128 + stop.signal
 
 

@@ -1,6 +1,6 @@
 """Parts of a data set, as batches.
 
-Dimensions: n rows of the part, T time, D input features, O regression targets.
+Dimensions: n rows of the part, T time, D input features, O regression targets, C classes.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ class Part:
       targets: scaled numbers [N, O] or class indices [N]; None where unknown.
       rows: which sequences belong to the part [n].
       weights: how much each sequence counts [N]; None for alike.
+      class_weights: how much each class counts [C]; None for alike.
     """
 
     inputs: np.ndarray
@@ -29,6 +30,7 @@ class Part:
     targets: np.ndarray | None
     rows: np.ndarray
     weights: np.ndarray | None = None
+    class_weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -42,6 +44,7 @@ class Part:
             self.lengths[rows] if ragged else None,
             None if self.targets is None else self.targets[rows],
             weights=None if self.weights is None else self.weights[rows],
+            class_weights=self.class_weights,
         )
 
 

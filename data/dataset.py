@@ -28,15 +28,18 @@ class Meaning:
       classes: labels in the order of the model's outputs; empty for regression.
       layout: how the columns were understood.
       scaling: fitted on the training part.
+      class_weights: how much each class counts in the loss; empty for alike.
     """
 
     task: str
     classes: tuple[str, ...]
     layout: Layout
     scaling: Scaling
+    class_weights: tuple[float, ...] = ()
 
     @property
     def output_size(self) -> int:
+        """Classes, or targets: of a path, each step's."""
         return len(self.classes) or len(self.layout.outputs)
 
 

@@ -64,7 +64,7 @@ class Checkpoint:
     Attributes:
       arrays: parameters by name, and the optimiser's means as optimizer.m.<name> and .v.
       config: of the run.
-      meaning: task, labels, columns, scaling.
+      meaning: task, labels, columns, scaling, class weights.
       progress: how far it is; with config.seed this is the state of every random stream.
       sha256: of the data files it is trained on.
     """
@@ -78,7 +78,10 @@ class Checkpoint:
 
 def model_config(config: RunConfig, meaning: Meaning) -> ModelConfig:
     """Complete an architecture by the sizes that the data decide."""
-    sizes = {"input_size": len(meaning.layout.features), "output_size": meaning.output_size}
+    sizes = {
+        "input_size": len(meaning.layout.features),
+        "output_size": meaning.output_size * config.outputs_per_target,
+    }
     if config.decodes:
         layout = meaning.layout
         sizes["forecast_steps"] = layout.forecast_steps
@@ -101,6 +104,7 @@ def save(path: Path, checkpoint: Checkpoint) -> None:
         "config": asdict(checkpoint.config),
         "task": meaning.task,
         "classes": meaning.classes,
+        "class_weights": meaning.class_weights,
         "layout": asdict(meaning.layout),
         "progress": asdict(checkpoint.progress),
         "random": "Philox keyed by SHA-256 of seed/purpose/step; see spec/random.py",
@@ -177,6 +181,8 @@ def assemble(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> Che
     """Build a Checkpoint; raise where its parts do not fit together."""
     config = RunConfig(**record["config"])
     meaning = meaning_of(arrays, record)
+    if bool(meaning.class_weights) != bool(config.class_weights):
+        raise ValueError(f"class_weights is {config.class_weights}, its weights do not fit that")
     own = state_of(arrays, config, model_config(config, meaning))
     progress = Progress(**record["progress"])
     for name, kind in get_type_hints(Progress).items():
@@ -224,7 +230,10 @@ def meaning_of(arrays: Mapping[str, np.ndarray], record: Mapping[str, Any]) -> M
     if not (len(classes) > 1 if record["task"] == "classification" else not classes):
         raise ValueError(f"{len(classes)} classes do not fit the task {record['task']!r:.40}")
     scaling = scaling_of(arrays, len(features), len(layout.outputs))
-    return Meaning(record["task"], classes, layout, scaling)
+    weights = tuple(record.get("class_weights", ()))  # which older checkpoints lack
+    if weights and (len(weights) != len(classes) or not all(0 < w < math.inf for w in weights)):
+        raise ValueError(f"{len(classes)} classes have weights {list(weights)!s:.60}")
+    return Meaning(record["task"], classes, layout, scaling, weights)
 
 
 def scaling_of(arrays: Mapping[str, np.ndarray], inputs: int, targets: int) -> Scaling:

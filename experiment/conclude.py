@@ -4,12 +4,14 @@ import json
 import math
 import platform
 import shlex
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from experiment import checkpoint
+from experiment.answers import measure, measure_steps
 from experiment.baselines import baselines
-from experiment.loop import Training, measure, measure_steps, predict_part
+from experiment.loop import Training, predict_part
 from experiment.run_directory import BEST
 from experiment.start import init_state
 from spec import __version__
@@ -28,20 +30,34 @@ def conclude(training: Training, history: list[dict[str, Any]]) -> dict[str, Any
         "backend": config.backend,
         "model": config.model,
         "task": dataset.meaning.task,
+        "loss": training.model.criterion,
         "dtype": config.dtype,
         "seed": config.seed,
         "parameters": sum(math.prod(s.shape) for s in parameter_schema(training.model).values()),
         "epochs": training.progress.epoch,
         "best_epoch": best.progress.epoch,
         "seconds": round(sum(entry["seconds"] for entry in history), 3),
-        "test": measure(dataset.meaning, outputs, dataset.test_known),
+        "test": measure(training.model, dataset.meaning, outputs, dataset.test_known),
         "baselines": baselines(dataset),
         "versions": versions(config.backend),
     }
     if dataset.meaning.layout.forecast_steps > 1:
-        summary["test_by_step"] = measure_steps(dataset.meaning, outputs, dataset.test_known)
+        told = training.model, dataset.meaning, outputs, dataset.test_known
+        summary["test_by_step"] = measure_steps(*told)
     training.directory.write("summary.json", json.dumps(summary, indent=2) + "\n")
     return summary
+
+
+def table(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Lay out metrics, of which the first row has all; "-" where another has none."""
+    names = list(next(iter(rows.values())))
+    width = max(map(len, rows))
+    lines = [f"{'test':<{width}}" + "".join(f" {name:>11}" for name in names)]
+    for row, values in rows.items():
+        cells = (f"{values[name]:.6g}" if name in values else "-" for name in names)
+        aligned = zip(cells, names, strict=True)
+        lines.append(f"{row:<{width}}" + "".join(f" {c:>{max(11, len(n))}}" for c, n in aligned))
+    return lines
 
 
 def versions(backend: str) -> dict[str, str]:
@@ -58,11 +74,7 @@ def versions(backend: str) -> dict[str, str]:
 def report(summary: dict[str, Any], training: Training) -> str:
     """Lay out the test metrics beside the baselines', and say what can be done next."""
     rows = {f"{summary['model']} ({summary['backend']})": summary["test"]} | summary["baselines"]
-    names = list(summary["test"])
-    width = max(map(len, rows))
-    lines = [f"{'test':<{width}}" + "".join(f"{name:>12}" for name in names)]
-    for row, values in rows.items():
-        lines.append(f"{row:<{width}}" + "".join(f"{values[name]:>12.6g}" for name in names))
+    lines = table(rows)
     if steps := summary.get("test_by_step"):
         lines.append("rmse by step: " + " ".join(f"{step['rmse']:.6g}" for step in steps))
     config, path = training.config, training.directory.path

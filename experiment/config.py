@@ -5,22 +5,36 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from data.config import DataConfig
-from spec.config import Architecture, Execution, UpdateRule
+from spec.config import TASK_OF, Architecture, Execution, Objective, UpdateRule
 from spec.errors import ConfigError
 from spec.options import expectation, option, validate
 
 
-def require_path(config: Architecture) -> None:
-    """Raise ConfigError where a model that forecasts step by step is given another task."""
-    if config.decodes and config.forecast != "path":
-        raise ConfigError(
-            f"--model {config.model}: forecasts a series step by step; needs --windows W "
-            "--horizon K --forecast path"
-        )
+@dataclass(frozen=True, kw_only=True)
+class Recipe(UpdateRule, Objective, Architecture, DataConfig):
+    """What is learned from what: the options that a run and a study of both backends share."""
+
+    def __post_init__(self) -> None:
+        for group in (Architecture, Objective, DataConfig):
+            group.__post_init__(self)
+        if self.task == "auto" and self.loss != "auto":
+            object.__setattr__(self, "task", TASK_OF[self.loss])
+        if self.task != "auto":
+            self.check_task(self.task)
+        if self.decodes and self.forecast != "path":
+            raise ConfigError(
+                f"--model {self.model}: forecasts a series step by step; needs --windows W "
+                "--horizon K --forecast path"
+            )
+        if self.decodes and self.outputs_per_target != 1:
+            raise ConfigError(
+                f"--loss {self.loss}: --model {self.model} reads its own forecasts, one number a "
+                "target; use squared_error"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(Execution, UpdateRule, Architecture, DataConfig):
+class RunConfig(Execution, Recipe):
     """Training"""
 
     backend: Literal["torch", "jax"] = option("torch", "framework to train in")
@@ -40,16 +54,14 @@ class RunConfig(Execution, UpdateRule, Architecture, DataConfig):
     init: str | None = option(None, "checkpoint to take the first weights from")
 
     def __post_init__(self) -> None:
-        Architecture.__post_init__(self)
-        DataConfig.__post_init__(self)
+        Recipe.__post_init__(self)
         if self.remat and not self.recurrent:
             raise ConfigError(f"--remat: is for recurrent layers, not --model {self.model}")
-        require_path(self)
 
 
 # What a run is built on: to change one of these is to begin another run.
 FIXED = (
-    {f.name for group in (Architecture, DataConfig) for f in fields(group)}
+    {f.name for group in (Architecture, Objective, DataConfig) for f in fields(group)}
     - {"data_path", "test_path"}
 ) | {"seed", "batch_size", "dtype", "optimizer"}
 

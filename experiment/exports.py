@@ -117,7 +117,9 @@ def check(config: ExportConfig, stored: Checkpoint, backend: Backend, run: Run) 
         sizes = [(B, min(T, stored.config.longest)) for B, T in sizes]
     shown = ", ".join(f"{B} x {T}" for B, T in sizes)
     sequences = [ragged(meaning, B, T) for B, T in sizes]
-    unit = 1.0 if meaning.task == "classification" else meaning.scaling.target_std
+    unit = 1.0
+    if meaning.task == "regression":
+        unit = meaning.scaling.target_std.repeat(stored.config.outputs_per_target)
 
     def answers(run: Run) -> np.ndarray:
         return np.concatenate([run(*these) for these in sequences]) / unit

@@ -16,7 +16,8 @@ import numpy as np
 from data.dataset import Meaning, described, truth_of
 from data.header import shown
 from data.sequences import Sequences, read_sequences
-from experiment import checkpoint, metrics
+from experiment import checkpoint
+from experiment.answers import answers, output_names, point
 from experiment.checkpoint import model_config
 from experiment.config import PredictConfig, RunConfig
 from experiment.predictions import weights_of
@@ -92,19 +93,18 @@ class Inspection:
     @property
     def outputs(self) -> tuple[str, ...]:
         """Name the model's outputs."""
-        return self.meaning.classes or self.meaning.layout.outputs
+        return output_names(self.model, self.meaning)
 
     def summary(self) -> list[dict[str, str]]:
         """Say of each sequence where it stands, what was predicted and what is true."""
         found = []
-        for b, outputs in enumerate(self.arrays["predictions"]):
+        said = answers(self.model, self.meaning, self.arrays["predictions"])
+        for b, numbers in enumerate(said):
             row = {"line": f"{self.lines[b]}", "steps": f"{self.lengths[b]}"}
             if classes := self.meaning.classes:
-                chances = metrics.softmax(outputs[None])[0]
-                row["prediction"] = classes[chances.argmax()]
-                row["probability"] = f"{chances.max():.3f}"
+                row["prediction"] = classes[numbers.argmax()]
+                row["probability"] = f"{numbers.max():.3f}"
             else:
-                numbers = self.meaning.scaling.restore(outputs)
                 row["prediction"] = " / ".join(f"{value:.5g}" for value in numbers)
             if self.truth is not None:
                 row["truth"] = UNKNOWN
@@ -131,7 +131,7 @@ def inspect(config: InspectConfig) -> Inspection:
             "ask for no more"
         )
     model, name = model_config(run, meaning), config.backend or run.backend
-    wanted = chosen_output(config, meaning)
+    wanted = chosen_output(config, model, meaning)
     batch = first_rows(sequences, config.rows, meaning, run.dtype)
     model.check_length(batch.inputs.shape[1])
     backend = load_backend(name)
@@ -141,7 +141,7 @@ def inspect(config: InspectConfig) -> Inspection:
     )
     params = weights_of(stored)
     state = backend.init_state(model, OptimizerConfig(), execution, params)
-    explained = np.full(config.rows, wanted or 0)
+    explained = np.full(config.rows, (point(model) or 0) if wanted is None else wanted)
     if wanted is None and meaning.classes:
         explained = backend.predict(state, batch).outputs.argmax(axis=1)
     arrays = tools.introspect(state, batch, explained)
@@ -172,7 +172,7 @@ def first_rows(sequences: Sequences, rows: int, meaning: Meaning, dtype: str) ->
     return Batch(np.ascontiguousarray(inputs[:, : lengths.max()]), lengths)
 
 
-def chosen_output(config: InspectConfig, meaning: Meaning) -> int | None:
+def chosen_output(config: InspectConfig, model: ModelConfig, meaning: Meaning) -> int | None:
     """Return the index of the output that --explain names; None where it is left out.
 
     Raises:
@@ -180,9 +180,11 @@ def chosen_output(config: InspectConfig, meaning: Meaning) -> int | None:
     """
     if config.explain is None:
         return None
-    names = meaning.classes or meaning.layout.outputs
+    names = output_names(model, meaning)
     if config.explain not in names:
-        kind = "class" if meaning.classes else "target"
+        kind = (
+            "class" if meaning.classes else "target" if model.outputs_per_target == 1 else "output"
+        )
         raise ConfigError(
             f"--explain {config.explain}: no such {kind}{nearest(config.explain, names)}; "
             f"there are {shown(names)}"

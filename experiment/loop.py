@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.batching import Part, in_order, shuffled
-from data.dataset import Dataset, Known, Meaning
-from experiment import metrics
+from data.dataset import Dataset, Meaning
 from experiment.checkpoint import Checkpoint, Progress, model_config
 from experiment.config import RunConfig
 from experiment.run_directory import RunDirectory
@@ -21,6 +20,7 @@ from spec.backend import Backend, Prediction, StepResult
 from spec.batch import Batch, keep_masks
 from spec.config import ModelConfig
 from spec.errors import DivergedError
+from spec.losses import training_loss
 
 EVALUATION_ROWS = 256
 
@@ -47,27 +47,12 @@ def predict_part(backend: Backend, state: Any, part: Part) -> Prediction:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # seen by the result, which is then not finite
-def scaled_loss(meaning: Meaning, outputs: np.ndarray, targets: np.ndarray) -> float:
-    """Return the loss that training minimises, in float64: log loss, or MSE in scaled units."""
-    if meaning.task == "classification":
-        return metrics.classification(metrics.softmax(outputs), targets)["log_loss"]
-    return metrics.regression(outputs.astype(np.float64), targets)["mse"]
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def measure(meaning: Meaning, outputs: np.ndarray, known: Known) -> dict[str, float]:
-    """Return the metrics of outputs [N, O], in the unit of the data."""
-    if meaning.task == "classification":
-        return metrics.classification(metrics.softmax(outputs), known.targets)
-    return metrics.regression(meaning.scaling.restore(outputs), known.targets)
-
-
-def measure_steps(meaning: Meaning, outputs: np.ndarray, known: Known) -> list[dict[str, float]]:
-    """Return the metrics of each step of a path, whose outputs [N, O] stand step by step."""
-    steps = meaning.layout.forecast_steps
-    numbers = meaning.scaling.restore(outputs), known.targets
-    parts = (np.split(part, steps, axis=1) for part in numbers)
-    return [metrics.regression(*pair) for pair in zip(*parts, strict=True)]
+def scaled_loss(
+    model: ModelConfig, meaning: Meaning, outputs: np.ndarray, targets: np.ndarray
+) -> float:
+    """Return the loss that training minimises, in float64 and in scaled units."""
+    class_weights = np.array(meaning.class_weights) if meaning.class_weights else None
+    return float(training_loss(model, outputs.astype(np.float64), targets, class_weights))
 
 
 def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
@@ -178,7 +163,9 @@ class Training:
         judged = train_loss
         if len(valid):
             outputs = predict_part(self.backend, self.state, valid).outputs
-            judged = scaled_loss(self.dataset.meaning, outputs, valid.targets[valid.rows])
+            judged = scaled_loss(
+                *(self.model, self.dataset.meaning, outputs, valid.targets[valid.rows])
+            )
             if not math.isfinite(judged):
                 raise self.diverged(progress.step, f"validation loss {judged:.4g}")
             entry["valid_loss"] = judged

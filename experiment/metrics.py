@@ -1,9 +1,16 @@
 """Metrics of predictions, in the unit of the data.
 
-Dimensions: N rows, O regression targets, C classes.
+Dimensions: N rows, O regression targets, Q quantiles, C classes.
 """
 
+from collections.abc import Sequence
+from statistics import NormalDist
+
 import numpy as np
+
+from spec.losses import LOG_ROOT_2PI, quantile_loss
+
+CENTRAL_90 = NormalDist().inv_cdf(0.95)  # standard deviations
 
 
 def regression(predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]:
@@ -20,6 +27,34 @@ def regression(predictions: np.ndarray, targets: np.ndarray) -> dict[str, float]
         "rmse": float(np.sqrt(mse).mean()),
         "mae": float(np.abs(error).mean()),
         "r2": float(r2.mean()),
+    }
+
+
+def quantiles(
+    predictions: np.ndarray, targets: np.ndarray, levels: Sequence[float]
+) -> dict[str, float]:
+    """Return the mean pinball loss of [N, O, Q], and the share of targets in the outer interval.
+
+    Of quantiles 0.1 .. 0.9 that is "coverage_80", which is 0.8 of a perfect model; of a single
+    quantile there is none.
+    """
+    flat = predictions.reshape(len(predictions), -1)
+    found = {"pinball": float(quantile_loss(flat, targets, quantiles=levels))}
+    if len(levels) > 1:
+        inside = (predictions[..., 0] <= targets) & (targets <= predictions[..., -1])
+        found[f"coverage_{100 * (levels[-1] - levels[0]):.10g}"] = float(inside.mean())
+    return found
+
+
+def gaussian(center: np.ndarray, std: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Return the mean of -log N(target; center, std), in nats, of [N, O] each.
+
+    And "coverage_90", the share of targets in the central 90 %.
+    """
+    z = (targets - center) / std
+    return {
+        "nll": float((z**2 / 2 + np.log(std) + LOG_ROOT_2PI).mean()),
+        "coverage_90": float((np.abs(z) <= CENTRAL_90).mean()),
     }
 
 

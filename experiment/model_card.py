@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from experiment.answers import output_names
 from experiment.checkpoint import Checkpoint, model_config
 from experiment.run_directory import BEST, SUMMARY
 from spec import __version__
@@ -58,6 +59,8 @@ def model_card(stored: Checkpoint, path: Path) -> str:
         f"targets: {listed(meaning.layout.outputs)}",
         "predictions in the unit of the data",
     )
+    if model.outputs_per_target > 1:
+        what += f": {listed(output_names(model, meaning))}"
     if meaning.task == "classification":
         answers, what = f"classes: {listed(meaning.classes)}", "the probabilities of the classes"
     names = (item.name for item in fields(Architecture))
@@ -98,7 +101,8 @@ def tabulated(stored: Checkpoint, path: Path) -> str:
         names = list(summary["test"])
         lines = ["## Test", "", f"| | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|"]
         for row, values in rows.items():
-            lines.append(f"| {row} | {' | '.join(f'{values[name]:.6g}' for name in names)} |")
+            cells = [f"{values[name]:.6g}" if name in values else "" for name in names]
+            lines.append(f"| {row} | {' | '.join(cells)} |")
         return "\n".join([*lines, ""])
     except (OSError, ValueError, KeyError, TypeError):  # the run has not ended, or is not there
         return ""

@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from data.batching import Part
-from data.dataset import Known, described, truth_of
+from data.dataset import Known, Meaning, described, truth_of
 from data.sequences import Sequences, read_sequences
-from experiment import checkpoint, metrics
+from experiment import checkpoint
+from experiment.answers import answers, measure, point, suffixes
 from experiment.checkpoint import Checkpoint, model_config
 from experiment.config import PredictConfig
-from experiment.loop import measure, predict_part
+from experiment.loop import predict_part
 from experiment.run_directory import checkpoint_at
 from spec.backend import Prediction, load_backend
-from spec.config import Execution, OptimizerConfig
+from spec.config import Execution, ModelConfig, OptimizerConfig
 from spec.errors import ConfigError, OutputError
 from spec.options import subset
 
@@ -76,8 +77,8 @@ def predict(config: PredictConfig) -> Report:
     measured = None
     if sequences.targets:
         truth = truth_of(sequences, meaning.classes)
-        measured = measure(meaning, prediction.outputs[: len(truth)], Known(truth, None))
-    files = [(config.out, to_csv(*prediction_rows(stored, sequences, prediction)))]
+        measured = measure(model, meaning, prediction.outputs[: len(truth)], Known(truth, None))
+    files = [(config.out, to_csv(*prediction_rows(model, meaning, sequences, prediction)))]
     if config.attention:
         files.append((config.attention, to_csv(*attention_rows(sequences, prediction))))
     notes = [f"{config.data_path}: {described(sequences)}", *sequences.notes]
@@ -98,27 +99,39 @@ def weights_of(stored: Checkpoint) -> dict[str, np.ndarray]:
 
 
 def prediction_rows(
-    stored: Checkpoint, sequences: Sequences, prediction: Prediction
+    model: ModelConfig, meaning: Meaning, sequences: Sequences, prediction: Prediction
 ) -> tuple[list[str], Iterable[Sequence[object]]]:
     """Return header and rows: line in the file, prediction(s), probabilities, truth if known."""
-    meaning, known = stored.meaning, sequences.targets or []
-    names = meaning.layout.outputs
+    known, names = sequences.targets or [], meaning.layout.outputs
+    found = answers(model, meaning, prediction.outputs)
     if meaning.task == "classification":
-        chances = metrics.softmax(prediction.outputs)
         header = ["prediction", *(f"probability_{label}" for label in meaning.classes)]
-        answers = [[meaning.classes[row.argmax()], *map(repr, row.tolist())] for row in chances]
+        rows = [[meaning.classes[row.argmax()], *map(repr, row.tolist())] for row in found]
     else:
-        header = ["prediction"] if len(names) == 1 else [f"prediction_{name}" for name in names]
-        numbers = meaning.scaling.restore(prediction.outputs)
-        answers = [list(map(repr, row)) for row in numbers.tolist()]
+        chosen = columns(model, names)
+        header, places = ([*part] for part in zip(*chosen, strict=True))
+        rows = [list(map(repr, row)) for row in found[:, places].tolist()]
     if known:
         header += names
         blank = ("",) * len(names)
-        answers = [
-            [*answer, *(known[n] if n < len(known) else blank)] for n, answer in enumerate(answers)
-        ]
+        rows = [[*row, *(known[n] if n < len(known) else blank)] for n, row in enumerate(rows)]
     lines = sequences.lines.tolist()
-    return ["line", *header], ([line, *row] for line, row in zip(lines, answers, strict=True))
+    return ["line", *header], ([line, *row] for line, row in zip(lines, rows, strict=True))
+
+
+def columns(model: ModelConfig, targets: Sequence[str]) -> list[tuple[str, int]]:
+    """Name the columns of a regression, each with the place of its answer.
+
+    The point prediction of a target comes first, of quantiles if there is one; of several targets a
+    column says which it is of.
+    """
+    chosen, P, at = [], model.outputs_per_target, point(model)
+    for n, target in enumerate(targets):
+        name = "prediction" if len(targets) == 1 else f"prediction_{target}"
+        if model.levels and at is not None:
+            chosen.append((name, n * P + at))
+        chosen += [(name + suffix, n * P + p) for p, suffix in enumerate(suffixes(model))]
+    return chosen
 
 
 def attention_rows(

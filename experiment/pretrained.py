@@ -14,7 +14,7 @@ import numpy as np
 
 from data.batching import Part
 from data.dataset import Meaning
-from experiment import metrics
+from experiment.answers import answers, output_names
 from experiment.checkpoint import SCALING, Checkpoint, meaning_of, model_config
 from experiment.loop import predict_part
 from experiment.predictions import weights_of
@@ -70,7 +70,9 @@ class Pretrained:
           lengths: real steps of each sequence [N]; None when all have T.
 
         Returns:
-          float64 [N, O]: predictions, or the probabilities of `meaning.classes`.
+          float64 [N, O]: predictions, or the probabilities of `meaning.classes`; of each target
+          its quantiles in increasing order, or mean and standard deviation, where that is what the
+          model was trained for.
 
         Raises:
           DataError: the shapes or lengths do not fit, or a reading is beyond the dtype.
@@ -94,23 +96,23 @@ class Pretrained:
             raise DataError(f"inputs: {error}") from None
         part = Part(scaled, lengths.astype(np.int64), None, np.arange(N))
         outputs = predict_part(self.backend, self.state, part).outputs
-        if self.meaning.task == "classification":
-            return metrics.softmax(outputs)
-        return self.meaning.scaling.restore(outputs)
+        return answers(self.config, self.meaning, outputs)
 
 
 def described(stored: Checkpoint) -> dict[str, Any]:
     """Say all of a model but its weights, as JSON can."""
     meaning = stored.meaning
     scaling = {name: array.tolist() for name, array in vars(meaning.scaling).items()}
+    model = model_config(stored.config, meaning)
     return {
         "format": FORMAT,
         "seqduet": __version__,
-        "model": asdict(model_config(stored.config, meaning)),
+        "model": asdict(model),
         "dtype": stored.config.dtype,
         "trained_in": stored.config.backend,
         "task": meaning.task,
         "classes": meaning.classes,
+        "answers": output_names(model, meaning),
         "layout": asdict(meaning.layout),
         "scaling": scaling,
     }
@@ -140,7 +142,8 @@ def from_files(files: Mapping[str, bytes], backend: Backend) -> Pretrained:
         config, dtype = ModelConfig(**record["model"]), record["dtype"]
         scaling = {SCALING + n: np.array(v, np.float64) for n, v in record["scaling"].items()}
         meaning = meaning_of(scaling, record)
-        sizes = (meaning.task, len(meaning.layout.features), meaning.output_size)
+        outputs = meaning.output_size * config.outputs_per_target
+        sizes = (meaning.task, len(meaning.layout.features), outputs)
         if (config.task, config.input_size, config.output_size) != sizes:
             raise ValueError("the model's task or sizes are not those of its columns and classes")
         for name, array in (arrays | scaling).items():

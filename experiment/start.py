@@ -3,17 +3,18 @@
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data.dataset import Dataset, load_dataset
+from data.dataset import Dataset, Meaning, load_dataset
 from data.files import check_file, sha256
+from data.header import shown
 from experiment import checkpoint
 from experiment.checkpoint import Checkpoint, Progress, model_config
-from experiment.config import FIXED, RunConfig
+from experiment.config import FIXED, Recipe, RunConfig
 from experiment.flags import changes, to_yaml
 from experiment.loop import Training, steps_per_epoch
 from experiment.run_directory import CONFIG, RunDirectory, checkpoint_at, refuse_run
@@ -41,7 +42,7 @@ def begin(config: RunConfig, out: str | None, listen: Callable[[], None]) -> Tra
         raise ConfigError("--out: is empty; name a directory, or leave it out")
     if out is not None:
         refuse_run(Path(out))
-    dataset = load_dataset(config, config.dtype, config.seed)
+    dataset = read_dataset(config, config.dtype)
     backend = load_backend(config.backend)  # takes seconds: a fault in the data is told before
     schema = parameter_schema(model_config(config, dataset.meaning))
     check_memory(config, schema)
@@ -100,13 +101,45 @@ def resume(
     config = RunConfig(**before | given)
     if not allow_data_change:
         check_data(path, config, stored)
-    dataset = load_dataset(config, config.dtype, config.seed, stored.meaning)
+    dataset = read_dataset(config, config.dtype, stored.meaning)
     backend = load_backend(config.backend)
     state = init_state(backend, config, dataset, stored.arrays, stored.progress.step)
     dataset.notes.extend(continued(config, stored))
     listen()
     directory.write(CONFIG, to_yaml(config))
     return Training(config, dataset, backend, state, stored.progress, directory)
+
+
+def read_dataset(config: Recipe, dtype: str, meaning: Meaning | None = None) -> Dataset:
+    """Read the data and weigh the classes; a given `meaning` is kept, its class weights as well.
+
+    Raises:
+      DataError: a file is at fault, or too small to be divided.
+      ConfigError: the loss is not for what the data are.
+    """
+    dataset = load_dataset(config, dtype, config.seed, meaning)
+    config.check_task(dataset.meaning.task)
+    if config.class_weights is None:
+        return dataset
+    train, meaning = dataset.train, dataset.meaning
+    if not meaning.class_weights:
+        weights = balanced(train.targets[train.rows], len(meaning.classes))
+        meaning = replace(meaning, class_weights=weights)
+    pairs = zip(meaning.classes, meaning.class_weights, strict=True)
+    said = shown([f"{label!r} {weight:.4g}" for label, weight in pairs])
+    dataset.notes.append(f"class weights in the loss, balanced over the training rows: {said}")
+    weighted = replace(train, class_weights=np.array(meaning.class_weights))
+    return replace(dataset, meaning=meaning, train=weighted)
+
+
+def balanced(targets: np.ndarray, classes: int) -> tuple[float, ...]:
+    """Return rows / (classes x rows of the class), as scikit-learn's class_weight="balanced".
+
+    A class without a training row is not counted, and its own weight is 1.
+    """
+    counts = np.bincount(targets, minlength=classes)
+    weights = len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return tuple(np.where(counts > 0, weights, 1.0).tolist())
 
 
 def check_data(path: str, config: RunConfig, stored: Checkpoint) -> None:

@@ -17,24 +17,22 @@ import numpy as np
 from tqdm import tqdm
 
 from data.batching import shuffled
-from data.config import DataConfig
-from data.dataset import Dataset, load_dataset
+from data.dataset import Dataset
 from experiment.checkpoint import model_config
 from experiment.command import say
-from experiment.config import RunConfig, require_path
+from experiment.config import Recipe, RunConfig
 from experiment.loop import steps_per_epoch
-from experiment.start import init_state
+from experiment.start import init_state, read_dataset
 from spec import __version__
 from spec.backend import load_backend
 from spec.batch import Batch, keep_masks
-from spec.config import Architecture, UpdateRule
 from spec.options import option, option_of, subset
 
 TIMED_STEPS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyConfig(UpdateRule, Architecture, DataConfig):
+class StudyConfig(Recipe):
     """Training, in both backends and both dtypes"""
 
     epochs: int = option(
@@ -44,11 +42,6 @@ class StudyConfig(UpdateRule, Architecture, DataConfig):
     seed: int = option_of(RunConfig, "seed")
     threads: int | None = option_of(RunConfig, "threads")
     fast: bool = option_of(RunConfig, "fast")
-
-    def __post_init__(self) -> None:
-        Architecture.__post_init__(self)
-        DataConfig.__post_init__(self)
-        require_path(self)
 
     def run(self, dtype: str) -> RunConfig:
         """Return the options of the training run that `train.py` would do."""
@@ -101,7 +94,7 @@ def counted(run: Callable, steps: int) -> Callable:
 
 def speed(name: str, config: StudyConfig, start: Mapping[str, np.ndarray], dtype: str) -> dict:
     """Train alone in this process; return the median time of a step and the peak memory."""
-    dataset = load_dataset(config, "float64", config.seed)
+    dataset = read_dataset(config, "float64")
     backend = load_backend(name)
     state = init_state(backend, config.run(dtype), dataset, start, 0)
     seconds, first = [], None

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 
 from jax_impl import fast
 from jax_impl.arrays import to_tree
+from jax_impl.losses import mean_and_std
 from jax_impl.models import MODELS
 from spec.config import ModelConfig
 from spec.params import position_rates
@@ -43,7 +44,8 @@ def answers(
       lengths: real steps of each sequence [B], 1 <= length <= T.
 
     Returns:
-      float64 [B, O]: predictions, or the probabilities of the classes.
+      float64 [B, O]: predictions, or the probabilities of the classes; or of each target side by
+      side its quantiles in increasing order, or mean and standard deviation.
     """
     scaled = (inputs - units.input_mean) / units.input_std
     scaled = jnp.where(jnp.isnan(scaled), 0.0, scaled).astype(params["head"]["bias"].dtype)
@@ -52,9 +54,18 @@ def answers(
         params = {**params, "embedding": {**params["embedding"], "positions": computed}}
     output = MODELS[config.model](config, params, scaled, lengths, layers=fast)
     outputs = output.predictions.astype(jnp.float64)
-    if config.task == "classification":
+    if config.criterion == "cross_entropy":
         return jax.nn.softmax(outputs, axis=-1)
-    return outputs * units.target_std + units.target_mean
+    mean, std = units.target_mean, units.target_std
+    if config.criterion == "quantile":
+        by_target = outputs.reshape(outputs.shape[0], -1, len(config.levels))
+        by_target = jnp.sort(by_target, axis=-1)
+        return (by_target * std[:, None] + mean[:, None]).reshape(outputs.shape)
+    if config.criterion == "gaussian_nll":
+        center, spread = mean_and_std(outputs)
+        pairs = jnp.stack([center * std + mean, spread * std], axis=-1)
+        return pairs.reshape(outputs.shape)
+    return outputs * std + mean
 
 
 def export(

@@ -1,12 +1,19 @@
 """Losses: a mean over the batch.
 
-Dimensions: B batch, O regression targets, C classes.
+Dimensions: B batch, O regression targets, Q quantiles, C classes.
 """
+
+import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import Array
 from jax.nn import log_softmax
 from jaxtyping import Float, Int
+
+from spec.units import LEAST_STD
+
+LOG_ROOT_2PI = math.log(2 * math.pi) / 2
 
 
 def mean(losses: Float[Array, "B O"], weights: Float[Array, " B"] | None) -> Float[Array, ""]:
@@ -25,14 +32,89 @@ def mean_squared_error(
     return mean((predictions - targets) ** 2, weights)
 
 
+def quantile_loss(
+    predictions: Float[Array, "B O*Q"],
+    targets: Float[Array, "B O"],
+    weights: Float[Array, " B"] | None = None,
+    *,
+    quantiles: Sequence[float],
+) -> Float[Array, ""]:
+    """Return the mean of u * (q - [u < 0]), u = target - prediction, also called pinball loss.
+
+    It is over rows, by weight if given, targets, and quantiles q, which stand side by side for each
+    target. Nothing keeps them in order. Where u is 0 the gradient by the prediction is -q, that of
+    a prediction just too low.
+
+    Source: Koenker & Bassett (1978), "Regression Quantiles".
+    """
+    q = jnp.asarray(quantiles, predictions.dtype)
+    u = targets[..., None] - predictions.reshape(*targets.shape, len(quantiles))
+    return mean((jnp.where(u < 0, q - 1, q) * u).mean(axis=-1), weights)
+
+
+def mean_and_std(
+    outputs: Float[Array, "B O*2"],
+) -> tuple[Float[Array, "B O"], Float[Array, "B O"]]:
+    """Read outputs as the mean and the standard deviation of each target, side by side.
+
+    std = softplus(output) + LEAST_STD: it grows no faster than the output, so it cannot overflow,
+    and its floor bounds 1 / std. A log-variance bounds neither.
+    """
+    center, raw = jnp.unstack(outputs.reshape(outputs.shape[0], -1, 2), axis=-1)
+    softplus = jnp.logaddexp(raw, jnp.zeros_like(raw))
+    return center, softplus + LEAST_STD
+
+
+def gaussian_nll(
+    predictions: Float[Array, "B O*2"],
+    targets: Float[Array, "B O"],
+    weights: Float[Array, " B"] | None = None,
+) -> Float[Array, ""]:
+    """Return the mean of -log N(target; mean, std) over rows, by weight if given, and targets.
+
+    In nats, with the constant log(2 pi) / 2; mean and std are those of `mean_and_std`.
+
+    Source: Nix & Weigend (1994), "Estimating the Mean and Variance of the Target Probability
+    Distribution".
+    """
+    center, std = mean_and_std(predictions)
+    z = (targets - center) / std
+    return mean(z**2 / 2 + jnp.log(std) + LOG_ROOT_2PI, weights)
+
+
 def cross_entropy(
     logits: Float[Array, "B C"],
     targets: Int[Array, " B"],
     weights: Float[Array, " B"] | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Float[Array, " C"] | None = None,
 ) -> Float[Array, ""]:
-    """Return the mean of -log softmax(logits)[target] over rows, by weight if given, in nats."""
-    log_probability = log_softmax(logits, axis=-1)
-    return -mean(jnp.take_along_axis(log_probability, targets[:, None], axis=-1), weights)
+    """Return the mean of -log softmax(logits)[target] over rows, by weight if given, in nats.
+
+    Label smoothing takes (1 - label_smoothing) of the target's and label_smoothing of the mean over
+    all classes. Class weights multiply each class's -log softmax, and the mean is by the weight of
+    the row's class too: sum(w * loss) / sum(w), as torch.nn.CrossEntropyLoss has it.
+
+    Source: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna (2016), "Rethinking the Inception Architecture
+    for Computer Vision", of label smoothing.
+    """
+    surprise = -log_softmax(logits, axis=-1)
+    if class_weights is not None:
+        surprise = class_weights * surprise
+    losses = jnp.take_along_axis(surprise, targets[:, None], axis=-1)
+    if label_smoothing:
+        spread = surprise.mean(axis=-1, keepdims=True)
+        losses = (1 - label_smoothing) * losses + label_smoothing * spread
+    if class_weights is None:
+        return mean(losses, weights)
+    own = jnp.ones_like(losses) if weights is None else weights[:, None]
+    return (own * losses).sum() / (own * class_weights[targets[:, None]]).sum()
 
 
-LOSSES = {"regression": mean_squared_error, "classification": cross_entropy}
+LOSSES = {
+    "squared_error": mean_squared_error,
+    "quantile": quantile_loss,
+    "gaussian_nll": gaussian_nll,
+    "cross_entropy": cross_entropy,
+}

@@ -59,7 +59,7 @@ def init_state(
 
 def put(batch: Batch, execution: Execution) -> dict[str, Any]:
     """Put the arrays of a batch on the device."""
-    names = ("inputs", "lengths", "targets", "weights")
+    names = ("inputs", "lengths", "targets", "weights", "class_weights")
     arrays = {name: getattr(batch, name) for name in names}
     on_device = {n: from_numpy(a, execution) for n, a in arrays.items() if a is not None}
     keep = {name: from_numpy(mask, execution) for name, mask in batch.keep.items()}
@@ -76,10 +76,24 @@ def apply(config: ModelConfig, execution: Execution, params, arrays: Mapping[str
     return model(config, params, arrays["inputs"], lengths, keep=keep, layers=layers, **told)
 
 
+def objective(config: ModelConfig, predictions: Array, arrays: Mapping[str, Any]) -> Array:
+    """Return the mean loss of predictions for the targets and weights of a batch."""
+    options = {}
+    if config.criterion == "quantile":
+        options = {"quantiles": config.levels}
+    if config.criterion == "cross_entropy":
+        options = {
+            "label_smoothing": config.label_smoothing,
+            "class_weights": arrays.get("class_weights"),
+        }
+    loss = LOSSES[config.criterion]
+    return loss(predictions, arrays["targets"], arrays.get("weights"), **options)
+
+
 def loss(config: ModelConfig, execution: Execution, params, arrays: Mapping[str, Any]) -> Array:
     """Return the mean loss of a batch."""
     predictions = apply(config, execution, params, arrays).predictions
-    return LOSSES[config.task](predictions, arrays["targets"], arrays.get("weights"))
+    return objective(config, predictions, arrays)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))

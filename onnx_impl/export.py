@@ -10,12 +10,12 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper
 
-from onnx_impl.graph import IR_VERSION, OPSET, Graph
+from onnx_impl.graph import IR_VERSION, OPSET, Graph, whole
 from onnx_impl.models import model
 from spec import __version__
 from spec.config import ModelConfig
 from spec.errors import ConfigError
-from spec.units import Units
+from spec.units import LEAST_STD, Units
 
 LARGEST = 2**31 - 2**20  # bytes: a protobuf message ends at 2 GiB
 
@@ -25,16 +25,29 @@ def answers(
 ) -> str:
     """Scale `inputs` [B, T, D], run the model with `lengths` [B], answer in the unit of the data.
 
-    Returns the name of the answers, float64 [B, O].
+    Returns the name of the answers, float64 [B, O]; of each target side by side its quantiles in
+    increasing order, or mean and standard deviation, where the model is trained for them.
     """
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(graph.dtype))
     scaled = graph("Div", graph("Sub", "inputs", units.input_mean), units.input_std)
     scaled = graph("Where", graph("IsNaN", scaled), np.float64(0), scaled)
     outputs = model(graph, config, arrays, graph("Cast", scaled, to=dtype), "lengths")
     outputs = graph("Cast", outputs, to=TensorProto.DOUBLE)
-    if config.task == "classification":
+    if config.criterion == "cross_entropy":
         return graph("Softmax", outputs, axis=-1)
-    return graph("Add", graph("Mul", outputs, units.target_std), units.target_mean)
+    mean, std, P = units.target_mean, units.target_std, config.outputs_per_target
+    if P == 1:
+        return graph("Add", graph("Mul", outputs, std), mean)
+    by_target = graph("Reshape", outputs, whole(0, -1, P))
+    if config.criterion == "quantile":
+        by_target, _ = graph("TopK", by_target, whole(P), outputs=2, largest=0)
+        scaled = graph("Add", graph("Mul", by_target, std[:, None]), mean[:, None])
+    else:
+        center, raw = graph("Split", by_target, outputs=2, axis=2, num_outputs=2)
+        center = graph("Add", graph("Mul", center, std[:, None]), mean[:, None])
+        spread = graph("Add", graph("Softplus", raw), np.float64(LEAST_STD))
+        scaled = graph("Concat", center, graph("Mul", spread, std[:, None]), axis=2)
+    return graph("Reshape", scaled, whole(0, config.output_size))
 
 
 def export(

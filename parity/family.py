@@ -55,7 +55,8 @@ def unpacked(arrays: Mapping[str, Any]) -> dict[str, Any]:
 def packed(batch: Batch, targets: bool) -> dict[str, np.ndarray]:
     """Name the arrays of a batch for the judge."""
     arrays = {"inputs": batch.inputs, "lengths": batch.lengths}
-    arrays |= {"targets": batch.targets} if targets else {}
+    if targets:
+        arrays |= {"targets": batch.targets, "class_weights": batch.class_weights}
     masks = {KEEP + name: mask for name, mask in batch.keep.items()}
     return {name: x for name, x in (arrays | masks).items() if x is not None}
 
@@ -121,8 +122,7 @@ def judge_gradients(config: ModelConfig, start: Arrays, batch: Batch, run: Execu
     def in_torch(model, arrays):
         given, keep = (arrays["inputs"], arrays.get("lengths")), arrays.get("keep")
         output = model(*given, keep=keep, **told(config, arrays))
-        loss = training.LOSSES[config.task]
-        return {"loss": loss(output.predictions, arrays["targets"])}
+        return {"loss": training.objective(config, output.predictions, arrays)}
 
     def in_jax(params, **arrays):
         return {"loss": jax_training.loss(config, run, params, unpacked(arrays))}

@@ -112,9 +112,11 @@ def clip_eps(batch_size):
 
 def padding_in_mean(batch_size):
     def over_all(loss):
-        return lambda found, *given: loss(found, *given) * (len(found) / batch_size)
+        return lambda found, *given, **options: (
+            loss(found, *given, **options) * (len(found) / batch_size)
+        )
 
-    return {(training, "LOSSES"): {task: over_all(loss) for task, loss in LOSSES.items()}}
+    return {(training, "LOSSES"): {name: over_all(loss) for name, loss in LOSSES.items()}}
 
 
 def adam_eps_inside(batch_size):
@@ -143,7 +145,7 @@ def two_biases_as_one(batch_size):
 
 
 def l2_loss_half(batch_size):
-    half = {"regression": lambda *given: LOSSES["regression"](*given) / 2}
+    half = {"squared_error": lambda *given: LOSSES["squared_error"](*given) / 2}
     return {(training, "LOSSES"): LOSSES | half}
 
 
@@ -273,8 +275,8 @@ INJECTIONS = {
         "The loss is half the squared error, as in optax.l2_loss.",
         l2_loss_half,
         {},
-        "a regression",
-        lambda model, rule, short: model.task == "regression",
+        "a regression with --loss squared_error",
+        lambda model, rule, short: model.criterion == "squared_error",
     ),
     "mask_sense": Injection(
         "Attention takes True in its mask for a position to ignore, as torch's key_padding_mask does.",

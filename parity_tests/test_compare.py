@@ -15,10 +15,11 @@ from data.dataset import load_dataset
 from experiment import study
 from experiment.checkpoint import model_config
 from parity.drift import drift
-from parity.family import judge_forward, judge_gradients
+from parity.family import judge_forward, judge_gradients, packed
 from parity.inject import INJECTIONS, injected
 from report.parity_page import page
-from spec.config import Execution
+from spec.batch import Batch
+from spec.config import Execution, ModelConfig
 from spec.errors import ConfigError
 from spec.params import init_params, parameter_schema
 
@@ -268,3 +269,19 @@ def test_list_names_every_fault(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(INJECTIONS)
     assert all(line.endswith(".") for line in lines)
+
+
+@pytest.mark.parametrize(("loss", "targets"), [("quantile", 2), ("gaussian_nll", 3)])
+def test_the_judge_knows_losses_of_several_outputs(loss, targets):
+    config = ModelConfig(model="rnn", hidden_size=3, loss=loss, output_size=6)
+    draw, start = np.random.default_rng(7), init_params(parameter_schema(config), 0)
+    batch = Batch(draw.normal(size=(4, 3, 1)), None, draw.normal(size=(4, targets)))
+    report = judge_gradients(config, start, batch, Execution(dtype="float64"))
+    assert {a.verdict for a in report.outputs + report.gradients} == {"both within rounding"}
+
+
+def test_the_judge_is_given_the_class_weights():
+    """Without them both sides would agree on another loss."""
+    weights, inputs = np.array([0.5, 2.0]), np.zeros((1, 2, 3))
+    batch = Batch(inputs, None, np.array([1]), class_weights=weights)
+    np.testing.assert_array_equal(packed(batch, targets=True)["class_weights"], weights)

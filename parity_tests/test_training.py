@@ -8,7 +8,7 @@ import pytest
 import jax_impl
 import torch_impl
 from parity_tests.compare import relative_error
-from spec import reference
+from spec import losses
 from spec.batch import Batch, keep_masks
 from spec.config import Execution, ModelConfig, OptimizerConfig
 from spec.params import init_params, parameter_schema
@@ -49,6 +49,11 @@ SEQ2SEQ = replace(
     feedback="1",
     teacher_forcing=0.5,
 )
+SMALL = replace(PLAIN, model="gru", num_layers=1)
+SMOOTHED = replace(
+    SMALL, task="classification", output_size=4, label_smoothing=0.2, class_weights="balanced"
+)
+CLASS_WEIGHTS = np.array([0.4, 1.7, 0.9, 2.1])
 RULES = [
     OptimizerConfig(optimizer="adam", lr=1e-2, weight_decay=1e-3, clip_norm=0.3),
     OptimizerConfig(optimizer="adamw", lr=1e-2, weight_decay=1e-1, clip_norm=0.3),
@@ -69,7 +74,9 @@ def batches(config):
         targets = np.stack([np.sin(signal), np.cos(signal)], axis=1)
         if config.task == "classification":
             targets = np.digitize(signal, [-2.0, 0.0, 2.0])
-        yield Batch(inputs, lengths, targets, keep_masks(config, 11, step, rows, T))
+        weights = CLASS_WEIGHTS if config.class_weights else None
+        masks = keep_masks(config, 11, step, rows, T)
+        yield Batch(inputs, lengths, targets, masks, class_weights=weights)
 
 
 def walk(backend, config, rule, fast):
@@ -110,6 +117,17 @@ RUNS = {
         RULES[2],
         False,
     ),
+    "gru-quantiles": (
+        replace(SMALL, loss="quantile", quantiles="0.1,0.5,0.8", output_size=6),
+        replace(RULES[0], clip_norm=0.12),
+        True,
+    ),
+    "gru-gaussian": (
+        replace(SMALL, loss="gaussian_nll", output_size=4),
+        replace(RULES[1], clip_norm=0.6),
+        True,
+    ),
+    "gru-smoothed-weighted": (SMOOTHED, replace(RULES[0], clip_norm=0.3), True),
     "transformer-adamw": (
         TRANSFORMER,
         replace(RULES[1], lr=3e-3, clip_norm=1.2, schedule="cosine", total_steps=STEPS),
@@ -162,6 +180,22 @@ def test_one_backend_continues_the_other():
 
 
 @pytest.mark.parametrize("backend", [torch_impl, jax_impl])
+def test_a_step_weighs_its_classes_and_smooths_its_labels(backend):
+    config = replace(SMOOTHED, dropout=0.0)
+    start = init_params(parameter_schema(config), seed=3)
+    state = backend.init_state(config, RULES[2], Execution(dtype="float64"), start)
+    batch = replace(next(batches(config)), keep={})
+    outputs = backend.predict(state, batch).outputs
+    expected = losses.cross_entropy(
+        outputs, batch.targets, label_smoothing=0.2, class_weights=CLASS_WEIGHTS
+    )
+    plain = losses.cross_entropy(outputs, batch.targets)
+    assert abs(plain - expected) > 1e-3
+    _, found = backend.train_step(state, batch)
+    assert abs(found.loss - expected) <= 1e-14 * expected
+
+
+@pytest.mark.parametrize("backend", [torch_impl, jax_impl])
 def test_a_step_weighs_its_sequences(backend):
     config = replace(PLAIN, dropout=0.0)
     weights = np.random.default_rng(8).random(ROWS) * (np.arange(ROWS) != 2)
@@ -169,7 +203,7 @@ def test_a_step_weighs_its_sequences(backend):
     state = backend.init_state(config, RULES[2], Execution(dtype="float64"), start)
     batch = replace(next(batches(config)), keep={}, weights=weights)
     outputs = backend.predict(state, batch).outputs
-    expected = reference.mean_squared_error(outputs, batch.targets, weights)
+    expected = losses.mean_squared_error(outputs, batch.targets, weights)
     _, found = backend.train_step(state, batch)
     assert abs(found.loss - expected) <= 1e-14 * expected
 

@@ -1,7 +1,7 @@
 """What a step of training reads.
 
-Dimensions: B batch, T time, D input features, O regression targets, F features of an encoder
-output, G features that the head reads, K steps of a forecast, N heads, H features of a
+Dimensions: B batch, T time, D input features, O regression targets, C classes, F features of an
+encoder output, G features that the head reads, K steps of a forecast, N heads, H features of a
 transformer, U units of its feed-forward network.
 """
 
@@ -24,6 +24,7 @@ class Batch:
       targets: scaled numbers [B, O], or class indices [B]; None when only predicting.
       keep: masks of training by name, True = keep, as `keep_masks` draws them.
       weights: how much each sequence counts in the loss [B], >= 0 and not all 0; None for alike.
+      class_weights: how much each class counts in the loss [C], > 0; None for alike.
     """
 
     inputs: np.ndarray
@@ -31,6 +32,7 @@ class Batch:
     targets: np.ndarray | None = None
     keep: Mapping[str, np.ndarray] = field(default_factory=dict)
     weights: np.ndarray | None = None
+    class_weights: np.ndarray | None = None
 
 
 def layer_ends(config: ModelConfig) -> list[str]:

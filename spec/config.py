@@ -4,12 +4,19 @@ A configuration checks itself when it is made: an instance that exists is valid.
 """
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Literal
 
 from spec.errors import ConfigError
 from spec.options import option, validate
 
 Task = Literal["regression", "classification"]
+TASK_OF = {
+    "squared_error": "regression",
+    "quantile": "regression",
+    "gaussian_nll": "regression",
+    "cross_entropy": "classification",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,16 +232,92 @@ class Architecture(Recurrence):
             )
 
 
+def read_levels(text: str) -> tuple[float, ...]:
+    """Read quantiles; raise ValueError where one is no number."""
+    return tuple(map(float, text.split(",")))
+
+
+def are_levels(text: str) -> bool:
+    """Tell whether a text names quantiles: numbers that increase within 0 and 1."""
+    try:
+        levels = (0.0, *read_levels(text), 1.0)
+    except ValueError:
+        return False
+    return all(low < high for low, high in pairwise(levels))
+
+
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig(Architecture):
-    """An architecture with the sizes that the data decide."""
+class Objective:
+    """Loss"""
+
+    loss: Literal["auto", "squared_error", "quantile", "gaussian_nll", "cross_entropy"] = option(
+        "auto",
+        "what training minimises; auto: squared_error for numbers, cross_entropy for classes",
+    )
+    quantiles: str | None = option(
+        None,
+        "of the quantile loss; none: 0.1,0.5,0.9",
+        "increasing numbers between 0 and 1, such as 0.1,0.5,0.9",
+        are_levels,
+    )
+    label_smoothing: float = option(
+        0.0,
+        "cross_entropy: share of a target that is spread evenly over all classes",
+        "a number, 0 <= label_smoothing < 1",
+        lambda x: 0 <= x < 1,
+    )
+    class_weights: Literal["balanced"] | None = option(
+        None,
+        "cross_entropy: balanced weighs a class by rows / (classes x its rows), of the training rows",
+    )
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The quantiles, as numbers; none of another loss."""
+        return read_levels(self.quantiles or "0.1,0.5,0.9") if self.loss == "quantile" else ()
+
+    @property
+    def outputs_per_target(self) -> int:
+        """Numbers that the model says of one target."""
+        return {"quantile": len(self.levels), "gaussian_nll": 2}.get(self.loss, 1)
+
+    def __post_init__(self) -> None:
+        validate(self)
+        if self.quantiles is not None and self.loss != "quantile":
+            raise ConfigError(
+                f"--quantiles {self.quantiles}: is for --loss quantile; say that too, or leave it out"
+            )
+        if self.loss != "auto":
+            self.check_task(TASK_OF[self.loss])
+
+    def check_task(self, task: str) -> None:
+        """Raise ConfigError where the loss or one of its options is for another task."""
+        if self.loss != "auto" and TASK_OF[self.loss] != task:
+            raise ConfigError(
+                f"--loss {self.loss}: is for {TASK_OF[self.loss]}, and the task is {task}; "
+                "choose another, or leave it out"
+            )
+        for name in ("label_smoothing", "class_weights"):
+            if getattr(self, name) and task == "regression":
+                raise ConfigError(
+                    f"--{name} {getattr(self, name)}: is for classification, and the task is "
+                    "regression; leave it out"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Objective, Architecture):
+    """An architecture with the sizes that the data decide, and what it is trained to minimise."""
 
     task: Task = option("regression", "what the outputs are")
     input_size: int = option(
         1, "features of each time step", "a whole number >= 1", lambda n: n >= 1
     )
     output_size: int = option(
-        1, "targets (regression) or classes", "a whole number >= 1", lambda n: n >= 1
+        1,
+        "classes, or targets times the outputs that the loss takes of each",
+        "a whole number >= 1",
+        lambda n: n >= 1,
     )
     forecast_steps: int = option(
         1, "seq2seq: steps that share the outputs evenly", "a whole number >= 1", lambda n: n >= 1
@@ -246,17 +329,28 @@ class ModelConfig(Architecture):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        Architecture.__post_init__(self)
+        Objective.__post_init__(self)
+        if self.decodes and self.task != "regression":
+            raise ConfigError(
+                f"--model {self.model}: forecasts numbers, the targets are labels; choose another"
+            )
+        self.check_task(self.task)
+        if self.output_size % self.outputs_per_target:
+            raise ConfigError(
+                f"output_size {self.output_size}: --loss {self.loss} takes "
+                f"{self.outputs_per_target} outputs of each target"
+            )
+        self.check_forecast()
+
+    def check_forecast(self) -> None:
+        """Raise ConfigError where the sizes of a forecast step by step do not fit each other."""
         if not self.decodes:
             if self.forecast_steps != 1:
                 raise ConfigError(
                     f"forecast_steps {self.forecast_steps}: --model {self.model} has 1"
                 )
             return
-        if self.task != "regression":
-            raise ConfigError(
-                f"--model {self.model}: forecasts numbers, the targets are labels; choose another"
-            )
         known, size = set(map(str, range(self.input_size))), len(self.feedback.split(","))
         distinct = len(known.intersection(self.feedback.split(","))) == size
         if not distinct or size * self.forecast_steps != self.output_size:
@@ -269,6 +363,12 @@ class ModelConfig(Architecture):
     def fed_back(self) -> list[int]:
         """Positions of the targets among the features, in the order of the targets."""
         return list(map(int, self.feedback.split(",")))
+
+    @property
+    def criterion(self) -> str:
+        """The loss, where `auto` is decided by the task."""
+        of_task = {"regression": "squared_error", "classification": "cross_entropy"}
+        return of_task[self.task] if self.loss == "auto" else self.loss
 
     @property
     def head_size(self) -> int:

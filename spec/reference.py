@@ -392,25 +392,3 @@ def forecast(config, arrays, inputs, lengths, h, c, keep, targets) -> Answer:
             if "teacher" in keep and keep["teacher"][b, k]:
                 value = targets[b].reshape(K, -1)[k]
     return Answer(np.reshape(predictions, (B, -1)), np.reshape(attended, (B, K, T)))
-
-
-def mean_squared_error(
-    predictions: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Return the mean of (prediction - target)**2 over [B, O], rows by weights [B] if given."""
-    squares = (predictions - targets) ** 2
-    return squares.mean() if weights is None else np.average(squares.mean(axis=1), weights=weights)
-
-
-def cross_entropy(
-    logits: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None
-) -> np.ndarray:
-    """Return the mean of -log softmax(logits)[target] over [B, C] and class indices [B].
-
-    With weights [B] of the rows it is sum(w * loss) / sum(w).
-    """
-    losses = []
-    for row, target in zip(logits, targets, strict=True):
-        shifted = row - row.real.max()
-        losses.append(np.log(np.exp(shifted).sum()) - shifted[target])
-    return np.average(losses, weights=weights)

@@ -4,6 +4,10 @@ from typing import Protocol
 
 import numpy as np
 
+# The least standard deviation that a model can predict, in those of the target: what keeps the
+# Gaussian likelihood and its gradients finite in float32 where targets are met exactly.
+LEAST_STD = 1e-3
+
 
 class Units(Protocol):
     """Means and standard deviations, float64: of inputs [D] and of regression targets [O].

@@ -43,6 +43,8 @@ OUT_OF_RANGE = {
     "--clip_norm": ("0", "-1", "nan", "x"),
     "--weight_decay": ("-1", "nan", "inf", "x"),
     "--bidirectional": ("maybe", "2"),
+    "--label_smoothing": BELOW_ONE,
+    "--quantiles": ("", "x", "0", "1", "0.5,0.1", "0.5,0.5", "0.1,,0.9", "0.1,nan", "-0.1,0.5"),
     "--delimiter": ("", "ab", "5"),
 }
 
@@ -100,6 +102,27 @@ def test_what_a_transformer_cannot_do_is_said_before_a_file_is_written(
     assert finished.code == 2
     assert hint in finished.error()
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--quantiles", "0.1,0.9"], "--quantiles 0.1,0.9: is for --loss quantile"),
+        (["--loss", "gaussian_nll", "--quantiles", "0.5"], "--quantiles 0.5: is for --loss quanti"),
+        (["--loss", "quantile", "--task", "classification"], "--loss quantile: is for regression"),
+        (["--loss", "cross_entropy", "--task", "regression"], "is for classification, and the tas"),
+        (["--task", "regression", "--label_smoothing", "0.1"], "--label_smoothing 0.1: is for cl"),
+        (
+            ["--loss", "squared_error", "--class_weights", "balanced"],
+            "--class_weights balanced: is",
+        ),
+        (["--loss", "pinball"], "--loss 'pinball': expected one of auto, squared_error, quantile"),
+    ],
+)
+def test_a_loss_for_another_task_is_refused_before_a_file_is_read(train, argv, says):
+    finished = train("--data_path", "absent.csv", *argv)
+    assert finished.code == 2
+    assert says in finished.error()
 
 
 def test_every_option_is_a_flag_and_dashes_are_underscores(train):

@@ -234,3 +234,30 @@ def test_without_matplotlib_it_says_what_to_install(inspect, run, numbers, tmp_p
     assert "matplotlib is not installed; run: pip install" in finished.error()
     assert "[report]" in finished.error()
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("loss", "first", "other", "index"),
+    [("quantile", "y_q50", "y_q90", 2), ("gaussian_nll", "y", "y_std", 1)],
+)
+def test_an_output_of_a_distribution_is_explained(
+    train, predict, inspect, numbers, tmp_path, one_backend, loss, first, other, index
+):
+    run, out = tmp_path / "run", tmp_path / "out.csv"
+    argv = (*TINY, "--loss", loss, "--data_path", numbers, "--backend", one_backend)
+    assert train(*argv, "--out", run).code == 0
+    argv = ("--checkpoint", run, "--data_path", numbers, "--rows", 2)
+    finished = inspect(*argv, "--out", tmp_path / "first")
+    assert (finished.code, finished.err) == (0, "")
+    assert predict("--checkpoint", run, "--data_path", numbers, "--out", out).code == 0
+    line, said = out.read_text().splitlines()[1].split(","), finished.out.splitlines()
+    answers = line[2:-1] if loss == "quantile" else line[1:-1]
+    shown = " / ".join(f"{float(number):.5g}" for number in answers)
+    assert said[2].startswith(f"line 2, steps 5, prediction {shown}, truth ")
+    assert said[2].endswith(f"explained {first}")
+    finished = inspect(*argv, "--explain", other, "--out", tmp_path / "other")
+    assert (finished.code, finished.err) == (0, "")
+    explained = arrays_in(tmp_path / "other")["explained"]
+    np.testing.assert_array_equal(explained, [index] * 2)
+    refused = inspect(*argv, "--explain", "y_q33", "--out", tmp_path / "none")
+    assert "--explain y_q33: no such output" in refused.error()

@@ -22,6 +22,7 @@ from torch_impl import fast, recurrent
 from torch_impl.carry import AS_IT_IS
 from torch_impl.cells import GRUCell
 from torch_impl.encoder import Embedding
+from torch_impl.losses import mean_and_std
 from torch_impl.models import sequence_model
 
 RECORD = "seqduet.json"
@@ -51,7 +52,8 @@ class Answers(nn.Module):
       lengths: real steps of each sequence [B], 1 <= length <= T.
 
     Returns:
-      float64 [B, O]: predictions, or the probabilities of the classes.
+      float64 [B, O]: predictions, or the probabilities of the classes; or of each target side by
+      side its quantiles in increasing order, or mean and standard deviation.
     """
 
     def __init__(self, config: ModelConfig, model: nn.Module, units: Units):
@@ -67,9 +69,18 @@ class Answers(nn.Module):
         scaled = (inputs - self.input_mean) / self.input_std
         scaled = torch.where(torch.isnan(scaled), 0.0, scaled).to(self.model.head.bias.dtype)
         outputs = self.model(scaled, lengths).predictions.to(torch.float64)
-        if self.config.task == "classification":
+        if self.config.criterion == "cross_entropy":
             return torch.softmax(outputs, dim=-1)
-        return outputs * self.target_std + self.target_mean
+        mean, std = self.target_mean, self.target_std
+        if self.config.criterion == "quantile":
+            by_target = outputs.reshape(outputs.shape[0], -1, len(self.config.levels))
+            by_target = torch.sort(by_target, dim=-1).values
+            return (by_target * std[:, None] + mean[:, None]).reshape(outputs.shape)
+        if self.config.criterion == "gaussian_nll":
+            center, spread = mean_and_std(outputs)
+            pairs = torch.stack([center * std + mean, spread * std], dim=-1)
+            return pairs.reshape(outputs.shape)
+        return outputs * std + mean
 
 
 def export(

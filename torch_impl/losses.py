@@ -1,10 +1,18 @@
 """Losses: a mean over the batch.
 
-Dimensions: B batch, O regression targets, C classes.
+Dimensions: B batch, O regression targets, Q quantiles, C classes.
 """
 
+import math
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, log_softmax
+
+from spec.units import LEAST_STD
+
+LOG_ROOT_2PI = math.log(2 * math.pi) / 2
 
 
 def mean(losses: Float[Tensor, "B O"], weights: Float[Tensor, " B"] | None) -> Float[Tensor, ""]:
@@ -23,14 +31,90 @@ def mean_squared_error(
     return mean((predictions - targets) ** 2, weights)
 
 
+def quantile_loss(
+    predictions: Float[Tensor, "B O*Q"],
+    targets: Float[Tensor, "B O"],
+    weights: Float[Tensor, " B"] | None = None,
+    *,
+    quantiles: Sequence[float],
+) -> Float[Tensor, ""]:
+    """Return the mean of u * (q - [u < 0]), u = target - prediction, also called pinball loss.
+
+    It is over rows, by weight if given, targets, and quantiles q, which stand side by side for each
+    target. Nothing keeps them in order. Where u is 0 the gradient by the prediction is -q, that of
+    a prediction just too low.
+
+    Source: Koenker & Bassett (1978), "Regression Quantiles".
+    """
+    q = torch.tensor(quantiles, dtype=predictions.dtype, device=predictions.device)
+    u = targets[..., None] - predictions.reshape(*targets.shape, len(quantiles))
+    return mean((torch.where(u < 0, q - 1, q) * u).mean(dim=-1), weights)
+
+
+def mean_and_std(
+    outputs: Float[Tensor, "B O*2"],
+) -> tuple[Float[Tensor, "B O"], Float[Tensor, "B O"]]:
+    """Read outputs as the mean and the standard deviation of each target, side by side.
+
+    std = softplus(output) + LEAST_STD: it grows no faster than the output, so it cannot overflow,
+    and its floor bounds 1 / std. A log-variance bounds neither.
+    """
+    center, raw = torch.unbind(outputs.reshape(outputs.shape[0], -1, 2), dim=-1)
+    # Not torch's softplus, which beyond 20 is the identity: off by 2e-9 there.
+    softplus = torch.logaddexp(raw, torch.zeros_like(raw))
+    return center, softplus + LEAST_STD
+
+
+def gaussian_nll(
+    predictions: Float[Tensor, "B O*2"],
+    targets: Float[Tensor, "B O"],
+    weights: Float[Tensor, " B"] | None = None,
+) -> Float[Tensor, ""]:
+    """Return the mean of -log N(target; mean, std) over rows, by weight if given, and targets.
+
+    In nats, with the constant log(2 pi) / 2; mean and std are those of `mean_and_std`.
+
+    Source: Nix & Weigend (1994), "Estimating the Mean and Variance of the Target Probability
+    Distribution".
+    """
+    center, std = mean_and_std(predictions)
+    z = (targets - center) / std
+    return mean(z**2 / 2 + torch.log(std) + LOG_ROOT_2PI, weights)
+
+
 def cross_entropy(
     logits: Float[Tensor, "B C"],
     targets: Int[Tensor, " B"],
     weights: Float[Tensor, " B"] | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: Float[Tensor, " C"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the mean of -log softmax(logits)[target] over rows, by weight if given, in nats."""
-    log_probability = log_softmax(logits, dim=-1)
-    return -mean(log_probability.take_along_dim(targets[:, None], dim=-1), weights)
+    """Return the mean of -log softmax(logits)[target] over rows, by weight if given, in nats.
+
+    Label smoothing takes (1 - label_smoothing) of the target's and label_smoothing of the mean over
+    all classes. Class weights multiply each class's -log softmax, and the mean is by the weight of
+    the row's class too: sum(w * loss) / sum(w), as torch.nn.CrossEntropyLoss has it.
+
+    Source: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna (2016), "Rethinking the Inception Architecture
+    for Computer Vision", of label smoothing.
+    """
+    surprise = -log_softmax(logits, dim=-1)
+    if class_weights is not None:
+        surprise = class_weights * surprise
+    losses = surprise.take_along_dim(targets[:, None], dim=-1)
+    if label_smoothing:
+        spread = surprise.mean(dim=-1, keepdim=True)
+        losses = (1 - label_smoothing) * losses + label_smoothing * spread
+    if class_weights is None:
+        return mean(losses, weights)
+    own = torch.ones_like(losses) if weights is None else weights[:, None]
+    return (own * losses).sum() / (own * class_weights[targets[:, None]]).sum()
 
 
-LOSSES = {"regression": mean_squared_error, "classification": cross_entropy}
+LOSSES = {
+    "squared_error": mean_squared_error,
+    "quantile": quantile_loss,
+    "gaussian_nll": gaussian_nll,
+    "cross_entropy": cross_entropy,
+}

@@ -64,7 +64,7 @@ def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
 
 def put(batch: Batch, execution: Execution) -> dict[str, Any]:
     """Put the arrays of a batch on the device."""
-    names = ("inputs", "lengths", "targets", "weights")
+    names = ("inputs", "lengths", "targets", "weights", "class_weights")
     arrays = {name: getattr(batch, name) for name in names}
     on_device = {n: from_numpy(a, execution) for n, a in arrays.items() if a is not None}
     keep = {name: from_numpy(mask, execution) for name, mask in batch.keep.items()}
@@ -77,10 +77,26 @@ def apply(state: TrainState, arrays: Mapping[str, Any]) -> Output:
     return state.model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"), **told)
 
 
+def objective(
+    config: ModelConfig, predictions: torch.Tensor, arrays: Mapping[str, Any]
+) -> torch.Tensor:
+    """Return the mean loss of predictions for the targets and weights of a batch."""
+    options = {}
+    if config.criterion == "quantile":
+        options = {"quantiles": config.levels}
+    if config.criterion == "cross_entropy":
+        options = {
+            "label_smoothing": config.label_smoothing,
+            "class_weights": arrays.get("class_weights"),
+        }
+    loss = LOSSES[config.criterion]
+    return loss(predictions, arrays["targets"], arrays.get("weights"), **options)
+
+
 def loss(state: TrainState, arrays: Mapping[str, Any]) -> torch.Tensor:
     """Return the mean loss of a batch."""
     predictions = apply(state, arrays).predictions
-    return LOSSES[state.config.task](predictions, arrays["targets"], arrays.get("weights"))
+    return objective(state.config, predictions, arrays)
 
 
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepResult]:

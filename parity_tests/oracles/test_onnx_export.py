@@ -9,9 +9,10 @@ import export
 import train
 from parity_tests.cases import CASES
 from parity_tests.compare import assert_same, relative_error
+from parity_tests.distributions import FORECASTS, forecast_units, forecasts
 from parity_tests.oracles.ours import LARGEST
 from parity_tests.test_checkpoint import OPTIONS, data  # noqa: F401  a fixture
-from parity_tests.test_export import answers_of, true_answers, units_of
+from parity_tests.test_export import answers_of, questions, true_answers, units_of
 from spec.errors import ConfigError
 
 REASON = "make oracles installs it"
@@ -41,6 +42,16 @@ def test_file_matches_reference(case):
 def test_transformer_in_float64(case):
     """But for Erf, which the GELU takes, onnxruntime has a Transformer's operators in float64."""
     assert_same(answers_of("onnx", case, "float64"), true_answers(case, case.params))
+
+
+@pytest.mark.parametrize("case", FORECASTS, ids=str)
+def test_quantiles_and_spreads_match_reference(case):
+    import onnx_impl
+
+    narrow = {name: array.astype(np.float32) for name, array in case.params.items()}
+    content = onnx_impl.export(case.config, narrow, forecast_units(case), "onnx", "{}")
+    found = {str(x.shape): onnx_impl.run(content, "onnx", x, n) for x, n in questions(case)}
+    assert_same(found, forecasts(case, narrow)[0], 5e-7)
 
 
 def test_no_more_steps_than_learned_positions():
