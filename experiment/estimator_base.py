@@ -54,6 +54,17 @@ class SequenceEstimator(BaseEstimator):
     num_layers: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
+    proj_size: int | None = None
+    peepholes: bool = False
+    coupled_gates: bool = False
+    layer_norm: bool = False
+    forget_bias: float | None = None
+    recurrent_initializer: str = "uniform"
+    input_dropout: float = 0.0
+    recurrent_dropout: float = 0.0
+    zoneout: float = 0.0
+    residual: bool = False
+    truncated_bptt_steps: int | None = None
     nonlinearity: str = "tanh"
     reset_after: bool = True
     attention_score: str = "additive"
@@ -86,6 +97,7 @@ class SequenceEstimator(BaseEstimator):
     device: str = "cpu"
     threads: int | None = None
     fast: bool = True
+    remat: bool = False
     callbacks: Iterable[Callable[[Epoch], Any]] | None = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SequenceEstimator":

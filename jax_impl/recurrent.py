@@ -50,32 +50,38 @@ def unroll(
     return tuple(part.swapaxes(0, 1) for part in states), state
 
 
+def rnn_with(weights: Mapping[str, Array], nonlinearity: str = "tanh") -> Callable:
+    """Return `rnn_cell` with these weights as `carried` takes it."""
+    return lambda x, state, read: (rnn_cell(weights, x, read, nonlinearity),)
+
+
+def gru_with(weights: Mapping[str, Array], reset_after: bool = True) -> Callable:
+    """Return `gru_cell` with these weights as `carried` takes it."""
+    return lambda x, state, read: (gru_cell(weights, x, *state, reset_after, read),)
+
+
+def lstm_with(weights: Mapping[str, Array]) -> Callable:
+    """Return `lstm_cell`, or what the weights say beside it, as `carried` takes it."""
+    cell = cell_of(weights)
+    return lambda x, state, read: tuple(cell(weights, x, LSTMState(read, state[1])))
+
+
 def unroll_rnn(weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh"):
     """Unroll `rnn_cell` with the weights of one layer and direction."""
-
-    def cell(x, state, read):
-        return (rnn_cell(weights, x, read, nonlinearity),)
-
-    return unroll(carried(cell, carry), over_time(inputs, carry), valid, state, reverse)
+    step = carried(rnn_with(weights, nonlinearity), carry)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse)
 
 
 def unroll_gru(weights, inputs, valid, state, reverse, carry=AS_IT_IS, reset_after=True):
     """Unroll `gru_cell` with the weights of one layer and direction."""
-
-    def cell(x, state, read):
-        return (gru_cell(weights, x, *state, reset_after, read),)
-
-    return unroll(carried(cell, carry), over_time(inputs, carry), valid, state, reverse)
+    step = carried(gru_with(weights, reset_after), carry)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse)
 
 
 def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS):
     """Unroll `lstm_cell`, or what the weights of one layer and direction say beside it."""
-    kind = cell_of(weights)
-
-    def cell(x, state, read):
-        return tuple(kind(weights, x, LSTMState(read, state[1])))
-
-    return unroll(carried(cell, carry), over_time(inputs, carry), valid, state, reverse)
+    step = carried(lstm_with(weights), carry)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse)
 
 
 def cell_of(weights: Mapping[str, Array]) -> Callable:

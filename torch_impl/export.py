@@ -5,10 +5,9 @@ Dimensions: B batch, T time, D input features, H hidden units, O outputs (target
 
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from functools import cache, partial
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -19,8 +18,7 @@ from spec.config import ModelConfig
 from spec.params import position_rates
 from spec.units import Units
 from torch_impl import fast, recurrent
-from torch_impl.carry import AS_IT_IS
-from torch_impl.cells import GRUCell
+from torch_impl.carry import AS_IT_IS, carried
 from torch_impl.encoder import Embedding
 from torch_impl.losses import mean_and_std
 from torch_impl.models import sequence_model
@@ -138,7 +136,7 @@ def quiet():
 
 def write_torchscript(program, example, file, extra):
     """Trace the kernels of `fast.py`; a trace has no loops, so none may run in Python."""
-    reset_before()  # as one trace cannot begin within another
+    program(**example)  # makes the loops, as one trace cannot begin within another
     traced = torch.jit.trace(program, example_kwarg_inputs=example, check_trace=False)
     torch.jit.save(traced, file, _extra_files=extra)
 
@@ -152,18 +150,19 @@ def write_torch_export(program, example, file, extra):
     torch.export.save(exported, file, extra_files=extra)
 
 
-def unroll_scan(unroll_cell, weights, inputs, valid, state, reverse, carry=AS_IT_IS, **options):
+def unroll_scan(cell_with, weights, inputs, valid, state, reverse, carry=AS_IT_IS, **options):
     """Unroll a cell as `recurrent.unroll` does, by a loop that stays one when exported."""
     from torch._higher_order_ops.scan import scan  # a prototype in torch 2.13
 
+    once = cell_with(weights, **options)
     twice = options.get("reset_after") is False  # it reads weight_hh whole and in part
 
     def advance(state, now):
         x, here = now
-        # What a scan's step reads may not share memory.
-        own = weights | {"weight_hh": weights["weight_hh"].clone()} if twice else weights
-        # One step of the readable loop; what it holds past an end is held here.
-        _, advanced = unroll_cell(own, x[:, None], None, tuple(state), False, carry, **options)
+        cell = once
+        if twice:  # what a scan's step reads may not share memory
+            cell = cell_with(weights | {"weight_hh": weights["weight_hh"].clone()}, **options)
+        advanced = carried(cell, carry)({"x": x}, tuple(state))
         held = [torch.where(here, new, old) for new, old in zip(advanced, state, strict=True)]
         return held, torch.where(here, held[0], 0.0)
 
@@ -173,58 +172,73 @@ def unroll_scan(unroll_cell, weights, inputs, valid, state, reverse, carry=AS_IT
 
 
 @cache
-def reset_before():
-    """Script the time loop of the GRU that no kernel does; its step is `GRUCell`, traced."""
+def scripted(cell_with, shapes, dtype, carry, **options):
+    """Script a time loop around one step, which is traced.
 
-    def step(x, h, weight_ih, weight_hh, bias_ih, bias_hh):
-        weights = {"weight_ih": weight_ih, "weight_hh": weight_hh}
-        biases = {"bias_ih": bias_ih, "bias_hh": bias_hh}
-        return GRUCell.forward(SimpleNamespace(**weights, **biases, reset_after=False), x, h)
+    Args:
+      cell_with: `rnn_with`, `gru_with` or `lstm_with` of `recurrent.py`.
+      shapes: of the step's readings, of its states, and pairs of the weights' names and shapes.
+      dtype: of all of them.
+      carry, options: what `carried` and `cell_with` take beside.
+    """
+    names = [name for name, _ in shapes[2]]
 
-    D, H = 2, 3
-    shapes = (1, D), (1, H), (3 * H, D), (3 * H, H), (3 * H,), (3 * H,)
-    advance = torch.jit.trace(step, tuple(map(torch.zeros, shapes)))
+    def step(x: Tensor, state: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+        own = dict(zip(names, weights, strict=True))
+        return list(carried(cell_with(own, **options), carry)({"x": x}, tuple(state)))
+
+    zeros = partial(torch.zeros, dtype=dtype)
+    weights = [zeros(shape) for _, shape in shapes[2]]
+    example = zeros(shapes[0]), [zeros(shape) for shape in shapes[1]], weights
+    advance = torch.jit.trace(step, example, strict=False)
 
     def loop(
-        inputs: Tensor,
-        valid: Tensor,
-        h: Tensor,
-        weight_ih: Tensor,
-        weight_hh: Tensor,
-        bias_ih: Tensor,
-        bias_hh: Tensor,
-        reverse: bool,
-    ) -> tuple[Tensor, Tensor]:
+        inputs: Tensor, valid: Tensor, state: list[Tensor], weights: list[Tensor], reverse: bool
+    ) -> tuple[Tensor, list[Tensor]]:
         outputs: list[Tensor] = []
         for n in range(inputs.shape[1]):
             t = inputs.shape[1] - 1 - n if reverse else n
             here = valid[:, t, None]
-            h = torch.where(
-                here, advance(inputs[:, t], h, weight_ih, weight_hh, bias_ih, bias_hh), h
-            )
-            outputs.append(torch.where(here, h, 0.0))
+            held: list[Tensor] = []
+            for new, old in zip(advance(inputs[:, t], state, weights), state):  # noqa: B905  TorchScript has no strict
+                held.append(torch.where(here, new, old))
+            state = held
+            outputs.append(torch.where(here, state[0], 0.0))
         if reverse:
             outputs.reverse()
-        return torch.stack(outputs, dim=1), h
+        return torch.stack(outputs, dim=1), state
 
     return torch.jit.script(loop)
 
 
-def unroll_gru(weights, inputs, valid, state, reverse, carry=AS_IT_IS, reset_after=True):
-    """Unroll `GRUCell` with no loop in Python."""
-    if reset_after:
-        return fast.unroll_gru(weights, inputs, valid, state, reverse)
-    outputs, h = reset_before()(inputs, valid, *state, *weights.values(), reverse)
-    return (outputs,), (h,)
+def unroll_scripted(cell_with, weights, inputs, valid, state, reverse, carry, **options):
+    """Unroll a cell by a script, as a trace has no loops."""
+    x, *states = ((1, int(part.shape[-1])) for part in (inputs, *state))
+    named = tuple((name, tuple(map(int, own.shape))) for name, own in weights.items())
+    shapes = x, tuple(states), named  # whole numbers, also while a trace records them
+    loop = scripted(cell_with, shapes, inputs.dtype, carry, **options)
+    outputs, last = loop(inputs, valid, list(state), list(weights.values()), reverse)
+    return (outputs,), tuple(last)
 
 
+def scripting(kernel: Callable, cell_with: Callable) -> Callable:
+    """Return a layer's unrolling by torch's kernel, and by a script where there is none."""
+    return partial(kernel, slowly=partial(unroll_scripted, cell_with))
+
+
+SCRIPTED = recurrent.with_unroll(
+    fast,
+    RNN=scripting(fast.unroll_rnn, recurrent.rnn_with),
+    GRU=scripting(fast.unroll_gru, recurrent.gru_with),
+    LSTM=scripting(fast.unroll_lstm, recurrent.lstm_with),
+)
 SCANNED = recurrent.with_unroll(
     recurrent,
-    RNN=partial(unroll_scan, recurrent.unroll_rnn),
-    GRU=partial(unroll_scan, recurrent.unroll_gru),
-    LSTM=partial(unroll_scan, recurrent.unroll_lstm),
+    RNN=partial(unroll_scan, recurrent.rnn_with),
+    GRU=partial(unroll_scan, recurrent.gru_with),
+    LSTM=partial(unroll_scan, recurrent.lstm_with),
 )
 FORMATS = {
-    "torchscript": (recurrent.with_unroll(fast, GRU=unroll_gru), write_torchscript),
+    "torchscript": (SCRIPTED, write_torchscript),
     "torch_export": (SCANNED, write_torch_export),
 }

@@ -33,11 +33,20 @@ def last_valid(
     return torch.where(length > 0, last, first[:, None])[:, 0]
 
 
-def unroll_rnn(weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh"):
-    """Unroll `RNNCell` with the weights of one layer and direction."""
+def unroll_rnn(
+    weights,
+    inputs,
+    valid,
+    state,
+    reverse,
+    carry=AS_IT_IS,
+    nonlinearity="tanh",
+    slowly=recurrent.unroll_rnn,
+):
+    """Unroll `RNNCell` with the weights of one layer and direction; `slowly` what no kernel does."""
     if not carry.plain:
         given = weights, inputs, valid, state, reverse, carry
-        return recurrent.unroll_rnn(*given, nonlinearity=nonlinearity)
+        return slowly(*given, nonlinearity=nonlinearity)
     kernel = {"tanh": torch.rnn_tanh, "relu": torch.rnn_relu}[nonlinearity]
     return unroll_kernel(kernel, weights, inputs, valid, state, reverse)
 
@@ -57,16 +66,27 @@ def unroll_kernel(kernel, weights, inputs, valid, state, reverse):
     return (reverse_in_time(outputs, valid) if reverse else outputs,), (last,)
 
 
-def unroll_gru(weights, inputs, valid, state, reverse, carry=AS_IT_IS, reset_after=True):
-    """Unroll `GRUCell` with the weights of one layer and direction."""
-    if not (carry.plain and reset_after):  # which no kernel of torch's does
+def unroll_gru(
+    weights,
+    inputs,
+    valid,
+    state,
+    reverse,
+    carry=AS_IT_IS,
+    reset_after=True,
+    slowly=recurrent.unroll_gru,
+):
+    """Unroll `GRUCell` with the weights of one layer and direction; `slowly` what no kernel does."""
+    if not (carry.plain and reset_after):
         given = weights, inputs, valid, state, reverse, carry
-        return recurrent.unroll_gru(*given, reset_after=reset_after)
+        return slowly(*given, reset_after=reset_after)
     return unroll_kernel(torch.gru, weights, inputs, valid, state, reverse)
 
 
-def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS):
-    """Unroll `LSTMCell` with the weights of one layer and direction, or with a projection.
+def unroll_lstm(
+    weights, inputs, valid, state, reverse, carry=AS_IT_IS, slowly=recurrent.unroll_lstm
+):
+    """Unroll `LSTMCell` with the weights of one layer and direction; `slowly` what no kernel does.
 
     The kernel knows no lengths. A further input, 1 in the padding, shuts the input gate and opens
     the forget gate until they are 0 and 1 exactly, which carries c past the end without rounding
@@ -74,7 +94,7 @@ def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS):
     """
     four = len(weights["weight_ih"]) == 4 * state[1].shape[1]
     if not (carry.plain and four and len(weights) == 4 + ("weight_hr" in weights)):
-        return recurrent.unroll_lstm(weights, inputs, valid, state, reverse, carry)
+        return slowly(weights, inputs, valid, state, reverse, carry)
     h, c = state
     weight_ih, *others = weights.values()
     inputs = reverse_in_time(inputs, valid) if reverse else inputs

@@ -7,6 +7,7 @@ of an output (the directions side by side).
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -51,34 +52,48 @@ def unroll(
     return tuple(torch.stack(part, dim=1) for part in zip(*states, strict=True)), state
 
 
+class Weights:
+    """What a cell's `forward` reads of its module; torch.export knows no SimpleNamespace."""
+
+    def __init__(self, weights: Mapping[str, Tensor], **options: Any):
+        for name, value in {**weights, **options}.items():
+            setattr(self, name, value)
+
+
+def rnn_with(weights: Mapping[str, Tensor], nonlinearity: str = "tanh") -> Callable:
+    """Return `RNNCell` with these weights as `carried` takes it."""
+    own = Weights(weights, nonlinearity=nonlinearity)
+    return lambda x, state, read: (RNNCell.forward(own, x, read),)
+
+
+def gru_with(weights: Mapping[str, Tensor], reset_after: bool = True) -> Callable:
+    """Return `GRUCell` with these weights as `carried` takes it."""
+    own = Weights(weights, reset_after=reset_after)
+    return lambda x, state, read: (GRUCell.forward(own, x, *state, read),)
+
+
+def lstm_with(weights: Mapping[str, Tensor]) -> Callable:
+    """Return `LSTMCell`, or what the weights say beside it, as `carried` takes it."""
+    own, cell = Weights(weights), cell_of(weights)
+    return lambda x, state, read: tuple(cell.forward(own, x, LSTMState(read, state[1])))
+
+
 def unroll_rnn(weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh"):
     """Unroll `RNNCell` with the weights of one layer and direction."""
-    own = SimpleNamespace(**weights, nonlinearity=nonlinearity)
-
-    def cell(x, state, read):
-        return (RNNCell.forward(own, x, read),)
-
-    return unroll(carried(cell, carry), over_time(inputs, carry), valid, state, reverse)
+    step = carried(rnn_with(weights, nonlinearity), carry)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse)
 
 
 def unroll_gru(weights, inputs, valid, state, reverse, carry=AS_IT_IS, reset_after=True):
     """Unroll `GRUCell` with the weights of one layer and direction."""
-    own = SimpleNamespace(**weights, reset_after=reset_after)
-
-    def cell(x, state, read):
-        return (GRUCell.forward(own, x, *state, read),)
-
-    return unroll(carried(cell, carry), over_time(inputs, carry), valid, state, reverse)
+    step = carried(gru_with(weights, reset_after), carry)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse)
 
 
 def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS):
     """Unroll `LSTMCell`, or what the weights of one layer and direction say beside it."""
-    own, kind = SimpleNamespace(**weights), cell_of(weights)
-
-    def cell(x, state, read):
-        return tuple(kind.forward(own, x, LSTMState(read, state[1])))
-
-    return unroll(carried(cell, carry), over_time(inputs, carry), valid, state, reverse)
+    step = carried(lstm_with(weights), carry)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse)
 
 
 def cell_of(weights: Mapping[str, Tensor]) -> type[nn.Module]:
