@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints/py311.txt
 
-.PHONY: demo test test-long faults mutants one-framework oracles bench figure notebooks clean
+.PHONY: demo test test-long faults mutants one-framework oracles bench figure notebooks check-notebooks clean
 
 demo: .venv/ready  ## train on bundled data in both backends, print the results side by side
 	@mkdir -p runs && rm -rf runs/demo-torch runs/demo-jax
@@ -31,6 +31,9 @@ one-framework: .venv-torch/ready .venv-jax/ready  ## tests/ with only PyTorch, t
 
 oracles: .venv/oracles  ## ours and the ready weight maps against layers that no one here wrote
 	$(BIN)/pytest parity_tests/oracles parity_tests/test_maps.py parity_tests/test_interop.py
+
+check-notebooks: .venv/ready  ## run the notebooks and compare with what is stored
+	$(BIN)/pytest -n auto tests/test_notebooks.py
 
 bench: .venv/bench  ## time a train step and an epoch beside the frameworks' own layers and Keras
 	$(BIN)/python -m benchmarks.train_step --models lstm gru transformer

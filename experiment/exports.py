@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,7 +97,8 @@ def make(format: str, stored: Checkpoint, record: str) -> tuple[bytes, Run]:
             f"--format {format}: {package} is not installed; "
             f"run: pip install -c constraints/py311.txt -e '.[{extra}]'"
         ) from None
-    scaling, model = stored.meaning.scaling, model_config(stored.config, stored.meaning)
+    scaling = stored.meaning.scaling
+    model = replace(model_config(stored.config, stored.meaning), truncated_bptt_steps=None)
     content = maker.export(model, weights_of(stored), scaling, format, record)
     return content, lambda inputs, lengths: maker.run(content, format, inputs, lengths)
 

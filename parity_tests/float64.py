@@ -2,17 +2,17 @@
 
     python -m parity_tests.float64
 
-prints the largest normwise relative error of each model over all its cases, and of each training
-run over all its steps.
+prints the largest normwise relative error of each model over all its cases, of recurrent layers with
+every option, and of each training run over all its steps.
 """
 
 from collections.abc import Iterable
 
 import jax_impl
 import torch_impl
-from parity_tests.cases import CASES, Case
+from parity_tests import test_models, test_recurrent
+from parity_tests.cases import CASES, LAYERS, Case
 from parity_tests.compare import Arrays, relative_error
-from parity_tests.test_models import jax_of, reference_of, torch_of
 from parity_tests.test_training import RUNS, STEPS, walk
 
 
@@ -23,10 +23,11 @@ def largest(found: Arrays, expected: Arrays, names: Iterable[str]) -> float:
 
 def errors(case: Case, layers: str) -> dict[tuple[str, bool], float]:
     """Return the error of each pair, apart for outputs (False) and gradients (True)."""
+    own = test_recurrent if case in LAYERS else test_models
     sides = {
-        "torch": torch_of(case, layers),
-        "JAX": jax_of(case, layers),
-        "NumPy": reference_of(case),
+        "torch": own.torch_of(case, layers),
+        "JAX": own.jax_of(case, layers),
+        "NumPy": own.reference_of(case),
     }
     found = {}
     for first, second in (("torch", "JAX"), ("torch", "NumPy"), ("JAX", "NumPy")):
@@ -48,8 +49,10 @@ def drift(run: str) -> tuple[float, float]:
 
 def main() -> None:
     print("| model | cases | compared | outputs | gradients |\n|---|---|---|---|---|")
-    for model in dict.fromkeys(case.model for case in CASES):
-        cases = [case for case in CASES if case.model == model]
+    tables = {case.model: [] for case in CASES} | {"layers with options": LAYERS}
+    for case in CASES:
+        tables[case.model].append(case)
+    for model, cases in tables.items():
         found = [errors(case, layers) for case in cases for layers in ("recurrent", "fast")]
         for pair in dict.fromkeys(pair for pair, _ in found[0]):
             most = [max(error[pair, gradients] for error in found) for gradients in (False, True)]

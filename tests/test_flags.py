@@ -4,7 +4,7 @@ import time
 from dataclasses import asdict, fields
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from experiment.config import RunConfig
@@ -167,6 +167,7 @@ def test_a_printed_configuration_is_a_configuration(train, tmp_path):
     assert changed == again.replace("lr: 1e-05 ", "lr: 0.5 ")
 
 
+@settings(deadline=None)
 @given(st.text())
 @example("none")
 @example("null")

@@ -52,6 +52,7 @@ def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
+@pytest.mark.long
 def test_it_runs_and_prints_what_is_stored(path, monkeypatch, tmp_path):
     for name in FRAMEWORKS:
         installed(name)
