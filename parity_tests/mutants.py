@@ -31,7 +31,8 @@ from parity_tests.warm import QUIET, warm_pytest
 FILES = [
     f"{side}_impl/{name}.py"
     for name in (
-        *("losses", "attention", "cells", "optimizers", "models", "recurrent", "encoder", "fast"),
+        *("losses", "attention", "cells", "optimizers", "models", "carry", "recurrent", "decoder"),
+        *("encoder", "fast"),
     )
     for side in ("torch", "jax")
 ]
@@ -138,6 +139,8 @@ def tests_of(source: str) -> list[str]:
     """The tests that a file's mutants must not pass: its own, without those of what uses it."""
     if source.endswith("fast.py"):
         return ["parity_tests/test_recurrent.py", "-k", "fast"]
+    if source.endswith("carry.py"):  # what a layer does with it
+        return ["parity_tests/test_carry.py", "parity_tests/test_recurrent.py"]
     return [f"parity_tests/test_{Path(source).name}"]
 
 

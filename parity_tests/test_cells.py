@@ -10,6 +10,7 @@ import torch
 from jax_impl import cells as jax_cells
 from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
+from spec.config import Recurrence
 from spec.params import cell_schema
 
 B, D, H = 3, 5, 6  # all different, so a transposed weight cannot fit
@@ -110,6 +111,47 @@ def test_lstm_cell_matches():
     in_j = in_jax(lstm_in_jax, leaves, cotangents)
     assert_same(in_t, in_j)
     assert_same(in_j, in_numpy(lstm_in_numpy, leaves, cotangents))
+
+
+GENERAL = [
+    Recurrence(),
+    Recurrence(peepholes=True),
+    Recurrence(coupled_gates=True),
+    Recurrence(layer_norm=True),
+    Recurrence(proj_size=4),
+    Recurrence(peepholes=True, coupled_gates=True, layer_norm=True, proj_size=4),
+]
+
+
+def general_in_torch(options, leaves):
+    from torch_impl.cells import GeneralLSTMCell, LSTMState
+
+    weights = {name: leaves[name] for name in cell_schema("lstm", D, H, options)}
+    state = LSTMState(leaves["h"], leaves["c"])
+    cell = GeneralLSTMCell(D, H, options)
+    return torch.func.functional_call(cell, weights, (leaves["x"], state))._asdict()
+
+
+def general_in_jax(leaves):
+    weights = {name: leaf for name, leaf in leaves.items() if name not in ("x", "h", "c")}
+    state = jax_cells.LSTMState(leaves["h"], leaves["c"])
+    return jax_cells.general_lstm_cell(weights, leaves["x"], state)._asdict()
+
+
+@pytest.mark.parametrize("options", GENERAL)
+def test_general_lstm_cell_matches(options):
+    """torch = JAX = NumPy, for each option alone and for all; without any it is the plain cell."""
+    normal = np.random.default_rng(1).normal
+    schema, P = cell_schema("lstm", D, H, options), options.proj_size or H
+    leaves = {name: normal(size=spec.shape) for name, spec in schema.items()}
+    leaves |= {"x": normal(size=(B, D)), "h": normal(size=(B, P)), "c": normal(size=(B, H))}
+    cotangents = {"h": normal(size=(B, P)), "c": normal(size=(B, H))}
+    in_t = in_torch(partial(general_in_torch, options), leaves, cotangents)
+    in_j = in_jax(general_in_jax, leaves, cotangents)
+    assert_same(in_t, in_j)
+    assert_same(in_j, in_numpy(lstm_in_numpy, leaves, cotangents))
+    if options == GENERAL[0]:
+        assert_same(in_t, in_torch(lstm_in_torch, leaves, cotangents))
 
 
 @pytest.mark.parametrize("size", [1e4, 1e-310, 0.0])
