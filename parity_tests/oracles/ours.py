@@ -13,6 +13,7 @@ from parity_tests.cases import CASES as ALL
 from parity_tests.cases import B, Case, H, T
 from parity_tests.compare import assert_same, in_jax, in_torch, relative_error
 from parity_tests.test_recurrent import cotangents_of, leaves_of, named, run_jax, run_torch, split
+from spec.config import Recurrence
 from spec.params import split_layers
 
 # The encoders without what says nothing new here; dropout masks cannot be given to any oracle.
@@ -23,6 +24,22 @@ LSTM = [case for case in CASES if case.model == "lstm"]
 NARROW = [case for case in CASES if case.layers == 2 and case.state]  # all options in float32
 RESET_AFTER = [case for case in CASES if case.reset_after]
 PLAIN = [case for case in CASES if not case.ragged and not case.bidirectional]
+# Options that no library but ONNX has.
+PEEPHOLES = [
+    Case("lstm", ragged=True, state=True, options=Recurrence(peepholes=True)),
+    Case("lstm", layers=2, bidirectional=True, state=True, options=Recurrence(peepholes=True)),
+]
+COUPLED = [
+    Case("lstm", ragged=True, state=True, options=Recurrence(coupled_gates=True)),
+    Case(
+        "lstm",
+        layers=2,
+        bidirectional=True,
+        ragged=True,
+        state=True,
+        options=Recurrence(coupled_gates=True, peepholes=True),
+    ),
+]
 IMPLEMENTATIONS = {
     "torch loop": (in_torch, run_torch, torch_impl.recurrent),
     "torch fast": (in_torch, run_torch, torch_impl.fast),
