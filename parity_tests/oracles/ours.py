@@ -5,7 +5,9 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+import torch
 
 import jax_impl
 import torch_impl
@@ -55,19 +57,33 @@ def rounded(case: Case) -> dict[str, np.ndarray]:
 
 
 @cache
-def ours(case: Case, dtype: str = "float64") -> dict[str, dict[str, np.ndarray]]:
-    """Outputs and gradients of each implementation; of float32 on the rounded numbers."""
+def ours(
+    case: Case, dtype: str = "float64", resets: tuple[tuple[int, ...], ...] | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Outputs and gradients of each implementation; of float32 on the rounded numbers.
+
+    `resets` are the steps [B, T] that begin anew.
+    """
     leaves = leaves_of(case) if dtype == "float64" else rounded(case)
-    return {
-        name: run(partial(function, case, layers), leaves, cotangents_of(case), dtype)
-        for name, (run, function, layers) in IMPLEMENTATIONS.items()
-    }
+    found = {}
+    for name, (run, function, layers) in IMPLEMENTATIONS.items():
+        put = torch.tensor if run is in_torch else jnp.asarray
+        asked = {} if resets is None else {"resets": put(np.array(resets, bool))}
+        forward = partial(function, case, layers, **asked)
+        found[name] = run(forward, leaves, cotangents_of(case), dtype)
+    return found
 
 
-def assert_agree(oracle: str, case: Case, theirs: dict[str, np.ndarray]) -> None:
+def assert_agree(
+    oracle: str,
+    case: Case,
+    theirs: dict[str, np.ndarray],
+    resets: tuple[tuple[int, ...], ...] | None = None,
+) -> None:
     """Hold what a float64 oracle gives, with or without gradients, against all four."""
-    found = {f"{i} {n}": x[n] for i, x in ours(case).items() for n in theirs}
-    expected = {f"{i} {n}": theirs[n] for i in ours(case) for n in theirs}
+    own = ours(case, resets=resets)
+    found = {f"{i} {n}": x[n] for i, x in own.items() for n in theirs}
+    expected = {f"{i} {n}": theirs[n] for i in own for n in theirs}
     errors = [relative_error(found[n], expected[n]) for n in found]
     LARGEST[oracle] = max(LARGEST.get(oracle, 0.0), *errors)
     assert_same(found, expected)
