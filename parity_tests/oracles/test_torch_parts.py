@@ -68,7 +68,7 @@ def test_layer_norm():
     assert_agree("torch.nn.LayerNorm in an LSTM", case, theirs)
 
 
-# Torch's GRU cell holds on to the h that its gates see, so dropout is not for it.
+# Torch's GRU cell carries on the h that its gates see, so dropout is not for it: Keras has it.
 @pytest.mark.parametrize(
     "case",
     [
