@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from onnx_impl.graph import IR_VERSION, OPSET, Graph, whole
 from onnx_impl.models import model
 from spec import __version__
-from spec.config import ModelConfig
+from spec.config import ModelConfig, Recurrence
 from spec.errors import ConfigError
 from spec.units import LEAST_STD, Units
 
@@ -67,13 +67,20 @@ def export(
       record: text to travel in the file.
 
     Raises:
-      ConfigError: onnxruntime cannot compute the model, or the file would be too large.
+      ConfigError: ONNX cannot express the model, onnxruntime cannot compute it, or the file would
+        be too large.
     """
     if config.decodes:
         raise ConfigError(
             f"--format {format}: does not express the decoder of {config.model}; choose another format"
         )
     operator = config.cell.upper() if config.recurrent else "Erf"
+    for name in ("proj_size", "layer_norm", "zoneout"):
+        if getattr(config, name) != getattr(Recurrence, name):
+            raise ConfigError(
+                f"--format {format}: its operator {operator} has nothing for --{name}; choose "
+                "torchscript, torch_export or stablehlo"
+            )
     if arrays["head.bias"].dtype != np.float32 and (
         config.recurrent or config.activation == "gelu"
     ):

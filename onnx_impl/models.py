@@ -4,7 +4,7 @@ Dimensions: B batch, T time, D input features, H hidden units, F features of an 
 outputs (targets or class logits).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from onnx import TensorProto
@@ -15,8 +15,8 @@ from spec.config import ModelConfig
 from spec.params import split_layers
 
 # Blocks of ours that make up ONNX's: a GRU's z, r, h from r, z, n; an LSTM's i, o, f, c from i, f,
-# g, o.
-ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2)}
+# g, o, its peepholes' i, o, f from i, f, o.
+ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 3, 1, 2), "peepholes": (0, 2, 1)}
 
 
 def steps(graph: Graph, inputs: str) -> str:
@@ -25,11 +25,17 @@ def steps(graph: Graph, inputs: str) -> str:
     return graph("Range", np.int64(0), T, np.int64(1))
 
 
-def gates(config: ModelConfig, *parts: np.ndarray) -> np.ndarray:
-    """Put the gates of each part in ONNX's order, and the parts end to end."""
-    order = ORDER[config.cell]
-    blocks = [np.split(part, len(order)) for part in parts]
-    return np.concatenate([own[n] for own in blocks for n in order])
+def gates(order: Sequence[int], coupled: bool, *parts: np.ndarray) -> np.ndarray:
+    """Put the gates of each part in ONNX's order, and the parts end to end.
+
+    Coupled gates have no forget gate: ONNX has its place all the same, and reads nothing there.
+    """
+    found = []
+    for part in parts:
+        own = np.split(part, len(order) - coupled)
+        own[1:1] = [np.zeros_like(own[0])] * coupled
+        found += [own[n] for n in order]
+    return np.concatenate(found)
 
 
 def recurrent(
@@ -39,28 +45,57 @@ def recurrent(
     options = {
         "rnn": {"activations": [config.nonlinearity.capitalize()] * config.directions},
         "gru": {"linear_before_reset": int(config.reset_after)},
-        "lstm": {},
+        "lstm": {"input_forget": int(config.coupled_gates)},
     }[config.cell]
     direction = "bidirectional" if config.bidirectional else "forward"
     lengths = graph("Cast", lengths, to=TensorProto.INT32)
-    outputs, last = graph("Transpose", inputs, perm=(1, 0, 2)), ""
-    for directions in split_layers(params):
+
+    def stacked(directions: Sequence[Mapping], *names: str, order: str = config.cell) -> np.ndarray:
+        parts = ([own[name] for name in names] for own in directions)
+        return np.stack([gates(ORDER[order], config.coupled_gates, *own) for own in parts])
+
+    below, last = graph("Transpose", inputs, perm=(1, 0, 2)), ""
+    for layer, directions in enumerate(split_layers(params)):
+        optional = ()
+        if config.peepholes:  # behind the first states, which are zeros
+            optional = ("", "", stacked(directions, "weight_ch", order="peepholes"))
         outputs, last = graph(
             config.cell.upper(),
-            outputs,
-            np.stack([gates(config, own["weight_ih"]) for own in directions]),
-            np.stack([gates(config, own["weight_hh"]) for own in directions]),
-            np.stack([gates(config, own["bias_ih"], own["bias_hh"]) for own in directions]),
+            below,
+            stacked(directions, "weight_ih"),
+            stacked(directions, "weight_hh"),
+            stacked(directions, "bias_ih", "bias_hh"),
             lengths,
+            *optional,
             outputs=2,
             hidden_size=config.hidden_size,
             direction=direction,
             **options,
         )
         by_step = graph("Transpose", outputs, perm=(0, 2, 1, 3))  # [T, B, directions, H]
-        outputs = graph("Reshape", by_step, whole(0, 0, -1))
+        above = graph("Reshape", by_step, whole(0, 0, -1))
+        below = graph("Add", above, below) if layer and config.residual else above
     by_sequence = graph("Transpose", last, perm=(1, 0, 2))
-    return outputs, graph("Reshape", by_sequence, whole(0, -1))
+    return below, graph("Reshape", by_sequence, whole(0, -1))
+
+
+def at_end(graph: Graph, y: str, lengths: str, times: str) -> str:
+    """Pick each sequence's last real step of y [B, T, H], finite past the ends: [B, H]."""
+    is_last = graph(
+        "Equal", times, graph("Unsqueeze", graph("Sub", lengths, np.int64(1)), whole(1))
+    )
+    alone = graph("Mul", y, graph("CastLike", graph("Unsqueeze", is_last, whole(2)), y))
+    return graph("ReduceSum", alone, whole(1), keepdims=0)
+
+
+def last_layer(graph: Graph, config: ModelConfig, y: str, lengths: str, times: str) -> str:
+    """Put the last outputs of y [B, T, F] side by side: forward at the end, reverse at step 0."""
+    end = at_end(graph, y, lengths, times)
+    if not config.bidirectional:
+        return end
+    start = graph("Gather", y, np.int64(0), axis=1)
+    forward = np.arange(config.encoded_size) < config.hidden_size
+    return graph("Where", forward, end, start)
 
 
 def attention(
@@ -101,9 +136,7 @@ def pool(
     if config.pooling == "mean":
         total = graph("ReduceSum", y, whole(1), keepdims=0)
         return graph("Div", total, graph("CastLike", ends, y))
-    is_last = graph("Equal", times, graph("Sub", ends, np.int64(1)))
-    alone = graph("Mul", y, graph("CastLike", graph("Unsqueeze", is_last, whole(2)), y))
-    last = graph("ReduceSum", alone, whole(1), keepdims=0)
+    last = at_end(graph, y, lengths, times)
     if config.pooling == "last":
         return last
     return attention(graph, config, params, last, y, graph("Less", times, ends))
@@ -123,8 +156,10 @@ def model(
     inputs = graph("Where", graph("Unsqueeze", valid, whole(2)), inputs, zero)
     if config.recurrent:
         outputs, features = recurrent(graph, config, part(f"{config.cell}."), inputs, lengths)
+        keys = graph("Transpose", outputs, perm=(1, 0, 2))
+        if config.residual:  # the operator's own last state lacks what was added to it
+            features = last_layer(graph, config, keys, lengths, times)
         if config.attends:
-            keys = graph("Transpose", outputs, perm=(1, 0, 2))
             if config.self_attention:
                 mask = graph("Unsqueeze", valid, whole(1, 2))
                 keys = multi_head_attention(graph, config, part("self_attention."), keys, mask)

@@ -5,7 +5,9 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+import torch
 
 import jax_impl
 import torch_impl
@@ -13,6 +15,7 @@ from parity_tests.cases import CASES as ALL
 from parity_tests.cases import B, Case, H, T
 from parity_tests.compare import assert_same, in_jax, in_torch, relative_error
 from parity_tests.test_recurrent import cotangents_of, leaves_of, named, run_jax, run_torch, split
+from spec.config import Recurrence
 from spec.params import split_layers
 
 # The encoders without what says nothing new here; dropout masks cannot be given to any oracle.
@@ -23,6 +26,22 @@ LSTM = [case for case in CASES if case.model == "lstm"]
 NARROW = [case for case in CASES if case.layers == 2 and case.state]  # all options in float32
 RESET_AFTER = [case for case in CASES if case.reset_after]
 PLAIN = [case for case in CASES if not case.ragged and not case.bidirectional]
+# Options that no library but ONNX has.
+PEEPHOLES = [
+    Case("lstm", ragged=True, state=True, options=Recurrence(peepholes=True)),
+    Case("lstm", layers=2, bidirectional=True, state=True, options=Recurrence(peepholes=True)),
+]
+COUPLED = [
+    Case("lstm", ragged=True, state=True, options=Recurrence(coupled_gates=True)),
+    Case(
+        "lstm",
+        layers=2,
+        bidirectional=True,
+        ragged=True,
+        state=True,
+        options=Recurrence(coupled_gates=True, peepholes=True),
+    ),
+]
 IMPLEMENTATIONS = {
     "torch loop": (in_torch, run_torch, torch_impl.recurrent),
     "torch fast": (in_torch, run_torch, torch_impl.fast),
@@ -38,19 +57,33 @@ def rounded(case: Case) -> dict[str, np.ndarray]:
 
 
 @cache
-def ours(case: Case, dtype: str = "float64") -> dict[str, dict[str, np.ndarray]]:
-    """Outputs and gradients of each implementation; of float32 on the rounded numbers."""
+def ours(
+    case: Case, dtype: str = "float64", resets: tuple[tuple[int, ...], ...] | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Outputs and gradients of each implementation; of float32 on the rounded numbers.
+
+    `resets` are the steps [B, T] that begin anew.
+    """
     leaves = leaves_of(case) if dtype == "float64" else rounded(case)
-    return {
-        name: run(partial(function, case, layers), leaves, cotangents_of(case), dtype)
-        for name, (run, function, layers) in IMPLEMENTATIONS.items()
-    }
+    found = {}
+    for name, (run, function, layers) in IMPLEMENTATIONS.items():
+        put = torch.tensor if run is in_torch else jnp.asarray
+        asked = {} if resets is None else {"resets": put(np.array(resets, bool))}
+        forward = partial(function, case, layers, **asked)
+        found[name] = run(forward, leaves, cotangents_of(case), dtype)
+    return found
 
 
-def assert_agree(oracle: str, case: Case, theirs: dict[str, np.ndarray]) -> None:
+def assert_agree(
+    oracle: str,
+    case: Case,
+    theirs: dict[str, np.ndarray],
+    resets: tuple[tuple[int, ...], ...] | None = None,
+) -> None:
     """Hold what a float64 oracle gives, with or without gradients, against all four."""
-    found = {f"{i} {n}": x[n] for i, x in ours(case).items() for n in theirs}
-    expected = {f"{i} {n}": theirs[n] for i in ours(case) for n in theirs}
+    own = ours(case, resets=resets)
+    found = {f"{i} {n}": x[n] for i, x in own.items() for n in theirs}
+    expected = {f"{i} {n}": theirs[n] for i in own for n in theirs}
     errors = [relative_error(found[n], expected[n]) for n in found]
     LARGEST[oracle] = max(LARGEST.get(oracle, 0.0), *errors)
     assert_same(found, expected)

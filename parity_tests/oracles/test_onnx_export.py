@@ -7,12 +7,13 @@ import pytest
 
 import export
 import train
-from parity_tests.cases import CASES
+from parity_tests.cases import CASES, Case
 from parity_tests.compare import assert_same, relative_error
 from parity_tests.distributions import FORECASTS, forecast_units, forecasts
 from parity_tests.oracles.ours import LARGEST
 from parity_tests.test_checkpoint import OPTIONS, data  # noqa: F401  a fixture
 from parity_tests.test_export import answers_of, questions, true_answers, units_of
+from spec.config import Recurrence
 from spec.errors import ConfigError
 
 REASON = "make oracles installs it"
@@ -20,9 +21,34 @@ onnx = pytest.importorskip("onnx", reason=REASON)
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
 
 NAME = "export.py, onnx (float32)"
+REFUSED = ("proj_size", "layer_norm", "zoneout")
+# Options of the recurrent layers that ONNX's operators have, or that only training has.
+OPTIONS_OF_LAYERS = [
+    Case("lstm", ragged=True, options=Recurrence(peepholes=True, forget_bias=1.0)),
+    Case("lstm", bidirectional=True, options=Recurrence(coupled_gates=True)),
+    Case(
+        "lstm_attention",
+        layers=3,
+        bidirectional=True,
+        options=Recurrence(peepholes=True, coupled_gates=True, residual=True),
+    ),
+    Case("gru", layers=2, bidirectional=True, reset_after=False, options=Recurrence(residual=True)),
+    Case("gru_attention", layers=3, self_attention=True, options=Recurrence(residual=True)),
+    Case(
+        "rnn",
+        layers=2,
+        options=Recurrence(
+            residual=True, input_dropout=0.2, recurrent_dropout=0.4, truncated_bptt_steps=2
+        ),
+    ),
+]
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not c.config.decodes], ids=str)
+def expressible(case):
+    return not case.config.decodes and not any(getattr(case.options, name) for name in REFUSED)
+
+
+@pytest.mark.parametrize("case", [*filter(expressible, CASES), *OPTIONS_OF_LAYERS], ids=str)
 def test_file_matches_reference(case):
     """In float32, for which alone onnxruntime has recurrent operators."""
     found = answers_of("onnx", case, "float32")
@@ -70,6 +96,28 @@ def test_decoder_is_refused():
     case = next(case for case in CASES if case.config.decodes)
     with pytest.raises(ConfigError, match="does not express the decoder of rnn_seq2seq"):
         onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+
+
+@pytest.mark.parametrize(
+    ("cell", "name", "value"),
+    [
+        ("lstm", "proj_size", 3),
+        ("lstm", "layer_norm", True),
+        ("lstm", "zoneout", 0.1),
+        ("gru", "zoneout", 0.1),
+        ("rnn", "zoneout", 0.1),
+    ],
+)
+def test_what_no_operator_has_is_refused(cell, name, value):
+    import onnx_impl
+
+    case = Case(cell, options=Recurrence(**{name: value}))
+    with pytest.raises(ConfigError) as error:
+        onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+    assert str(error.value) == (
+        f"--format onnx: its operator {cell.upper()} has nothing for --{name}; choose torchscript, "
+        "torch_export or stablehlo"
+    )
 
 
 def test_names_open_sizes_and_labels_stand_in_the_file():
