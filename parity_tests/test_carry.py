@@ -13,7 +13,14 @@ import jax_impl
 import torch_impl
 from parity_tests.cases import Case, T
 from parity_tests.compare import assert_same, in_jax, in_torch
-from parity_tests.test_recurrent import cotangents_of, leaves_of, run_jax, run_torch, split
+from parity_tests.test_recurrent import (
+    RESETS,
+    cotangents_of,
+    leaves_of,
+    run_jax,
+    run_torch,
+    split,
+)
 from spec.config import Recurrence
 
 CUT = {"truncated_bptt_steps": 4}  # of 6: a whole chunk and a shorter one
@@ -78,6 +85,25 @@ def test_truncation_changes_gradients_alone(case):
     assert np.abs(cut["d weight_hh_l0"] - whole["d weight_hh_l0"]).max() > 1e-3
     in_j = in_jax(partial(run_jax, with_cut(case), jax_impl.recurrent), leaves, cotangents)
     assert_same(cut, in_j)
+
+
+def test_chunks_of_equal_size_begin_at_either_end_and_reset():
+    """Three of 2 steps: the first one of the reversed direction is a whole chunk, and not cut."""
+    case = Case("rnn", bidirectional=True, ragged=True, state=True)
+    cut = replace(case, options=Recurrence(truncated_bptt_steps=2))
+    leaves, cotangents = leaves_of(case), cotangents_of(case)
+    in_t = {
+        c: in_torch(
+            partial(run_torch, c, torch_impl.recurrent, resets=torch.tensor(RESETS)),
+            leaves,
+            cotangents,
+        )
+        for c in (case, cut)
+    }
+    for name in cotangents:
+        np.testing.assert_array_equal(in_t[cut][name], in_t[case][name])
+    in_j = in_jax(partial(run_jax, cut, jax_impl.recurrent, resets=RESETS), leaves, cotangents)
+    assert_same(in_t[cut], in_j)
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "fast"])

@@ -10,17 +10,18 @@ import torch
 from jax_impl import cells as jax_cells
 from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
-from spec.params import cell_schema
+from spec.config import Recurrence
+from spec.params import PLAIN, cell_schema
 
 B, D, H = 3, 5, 6  # all different, so a transposed weight cannot fit
 
 
-def draw(cell, names):
-    normal = np.random.default_rng(0).normal
-    params = {name: normal(size=spec.shape) for name, spec in cell_schema(cell, D, H).items()}
-    sizes = {"x": (B, D), "h": (B, H), "c": (B, H)}
+def draw(cell, names, options=PLAIN):
+    normal, schema = np.random.default_rng(0).normal, cell_schema(cell, D, H, options)
+    params = {name: normal(size=spec.shape) for name, spec in schema.items()}
+    sizes = {"x": (B, D), "h": (B, options.proj_size or H), "c": (B, H)}
     # Gradients of a plain sum cannot tell h from c: pull back random cotangents.
-    cotangents = {name: normal(size=(B, H)) for name in names}
+    cotangents = {name: normal(size=sizes[name]) for name in names}
     return params | {name: normal(size=sizes[name]) for name in ("x", *names)}, cotangents
 
 
@@ -108,6 +109,36 @@ def test_lstm_cell_matches():
     leaves, cotangents = draw("lstm", ("h", "c"))
     in_t = in_torch(lstm_in_torch, leaves, cotangents)
     in_j = in_jax(lstm_in_jax, leaves, cotangents)
+    assert_same(in_t, in_j)
+    assert_same(in_j, in_numpy(lstm_in_numpy, leaves, cotangents))
+
+
+GENERAL = [
+    Recurrence(peepholes=True, layer_norm=True, proj_size=4),
+    Recurrence(peepholes=True, coupled_gates=True),
+]
+
+
+def general_in_torch(options, leaves):
+    from torch_impl.cells import GeneralLSTMCell, LSTMState
+
+    weights = {name: leaves[name] for name in cell_schema("lstm", D, H, options)}
+    state = LSTMState(leaves["h"], leaves["c"])
+    cell = GeneralLSTMCell(D, H, options)
+    return torch.func.functional_call(cell, weights, (leaves["x"], state))._asdict()
+
+
+def general_in_jax(leaves):
+    state = jax_cells.LSTMState(leaves["h"], leaves["c"])
+    return jax_cells.general_lstm_cell(leaves, leaves["x"], state)._asdict()
+
+
+@pytest.mark.parametrize("options", GENERAL, ids=["peepholes-norm-projection", "coupled-peepholes"])
+def test_general_lstm_cell_matches(options):
+    """Random gains and biases: at 1 and 0 one that is left out would not show."""
+    leaves, cotangents = draw("lstm", ("h", "c"), options)
+    in_t = in_torch(partial(general_in_torch, options), leaves, cotangents)
+    in_j = in_jax(general_in_jax, leaves, cotangents)
     assert_same(in_t, in_j)
     assert_same(in_j, in_numpy(lstm_in_numpy, leaves, cotangents))
 
