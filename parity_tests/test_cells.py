@@ -59,25 +59,33 @@ def gru_in_torch(reset_after, leaves):
 
     weights = {name: leaves[name] for name in cell_schema("gru", D, H)}
     cell = GRUCell(D, H) if reset_after else GRUCell(D, H, False)
-    return {"h": torch.func.functional_call(cell, weights, (leaves["x"], leaves["h"]))}
+    given = leaves["x"], leaves["h"], leaves.get("read")
+    return {"h": torch.func.functional_call(cell, weights, given)}
 
 
 def gru_in_jax(reset_after, leaves):
-    options = () if reset_after else (False,)
-    return {"h": jax_cells.gru_cell(leaves, leaves["x"], leaves["h"], *options)}
+    options = {} if reset_after else {"reset_after": False}
+    read = leaves.get("read")
+    return {"h": jax_cells.gru_cell(leaves, leaves["x"], leaves["h"], **options, read=read)}
 
 
 def gru_in_numpy(reset_after, leaves):
     rows = [
-        reference.gru_cell(leaves, x, h, reset_after)
-        for x, h in zip(leaves["x"], leaves["h"], strict=True)
+        reference.gru_cell(leaves, x, h, reset_after, read)
+        for x, h, read in zip(
+            leaves["x"], leaves["h"], leaves.get("read", leaves["h"]), strict=True
+        )
     ]
     return {"h": np.stack(rows)}
 
 
+@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropped"])
 @pytest.mark.parametrize("reset_after", [True, False])
-def test_gru_cell_matches(reset_after):
+def test_gru_cell_matches(reset_after, dropped):
+    """With `dropped` the products see another h than the one that is carried on."""
     leaves, cotangents = draw("gru", ("h",))
+    if dropped:
+        leaves["read"] = np.random.default_rng(1).normal(size=(B, H))
     in_t = in_torch(partial(gru_in_torch, reset_after), leaves, cotangents)
     in_j = in_jax(partial(gru_in_jax, reset_after), leaves, cotangents)
     assert_same(in_t, in_j)
