@@ -21,6 +21,7 @@ from parity_tests.test_recurrent import (
     run_torch,
     split,
 )
+from spec import reference
 from spec.config import Recurrence
 
 CUT = {"truncated_bptt_steps": 4}  # of 6: a whole chunk and a shorter one
@@ -63,6 +64,18 @@ def cut_by_hand(case, leaves):
     names = ("h", "c") if case.model == "lstm" else ("h",)
     last = last if case.model == "lstm" else (last,)
     return {"outputs": torch.cat(outputs, dim=1), **dict(zip(names, last, strict=True))}
+
+
+def test_zoneout_without_masks_takes_the_expected_value():
+    """As in prediction, of h and of c: torch = NumPy = JAX."""
+    draw = np.random.default_rng(0).normal
+    new, old = draw(size=(2, 3, 4)), draw(size=(2, 3, 4))
+    wanted = reference.zone_out(0.3, None, new, old)
+    for layers, put in ((torch_impl, torch.tensor), (jax_impl, jnp.asarray)):
+        carry = layers.carry.Carry(zoneout=0.3)
+        step = layers.carry.carried(lambda x, state, read: tuple(x), carry)
+        found = step({"x": put(new)}, tuple(put(old)))
+        np.testing.assert_allclose(np.stack(list(map(np.asarray, found))), wanted, rtol=1e-15)
 
 
 @pytest.mark.parametrize("case", [with_cut(c) for c in CASES if not c.bidirectional], ids=str)
