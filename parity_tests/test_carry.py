@@ -66,6 +66,14 @@ def cut_by_hand(case, leaves):
     return {"outputs": torch.cat(outputs, dim=1), **dict(zip(names, last, strict=True))}
 
 
+@pytest.mark.parametrize("layers", [torch_impl, jax_impl])
+def test_each_thing_that_is_carried_keeps_the_kernels_away(layers):
+    """One at a time: most layers' tests have several at once."""
+    assert layers.carry.Carry().plain
+    for one in ({"resets": RESETS}, {"read": RESETS[:, :4]}, {"zoneout": 0.3}):
+        assert not layers.carry.Carry(**one).plain
+
+
 def test_zoneout_without_masks_takes_the_expected_value():
     """As in prediction, of h and of c: torch = NumPy = JAX."""
     draw = np.random.default_rng(0).normal
