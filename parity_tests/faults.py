@@ -762,6 +762,7 @@ def plant(fault: Fault, folder: Path) -> None:
 
 OWN_TESTS = {
     "arrays.py": ["test_training.py"],
+    "cells.py": ["test_cells.py", "test_encoder.py"],
     "carry.py": ["test_recurrent.py", "test_carry.py"],
     "fast.py": ["test_recurrent.py"],
 }

@@ -26,7 +26,8 @@ ENCODERS += [
         features=H,
         dropout=0.4,
         options=Recurrence(residual=True, input_dropout=0.2),
-    )
+    ),
+    Case("lstm", options=Recurrence(zoneout=0.3)),  # a cell that has a kernel, which may not run
 ]
 # Plain layers, and the options that the fused kernels have no way for.
 ON_BOTH = [(c, l) for c in ENCODERS for l in ("recurrent", "fast") if l == "fast" or c in CASES]
