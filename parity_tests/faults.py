@@ -50,6 +50,10 @@ def each(file: str, name: str, in_torch: tuple[str, str], in_jax: tuple[str, str
 
 
 HELD = "where(here, new, old)"
+SHOWN = "[shown[0] for shown in states[-len(directions) :]]"
+ZONED = 'zone_out(new, old, now.get(f"advances{n}"), carry.zoneout)'
+READ = "dropout(read, carry.read, carry.read_rate)"
+BELOW = "inputs if mask is None else dropout(inputs, mask, rate)"
 STOP = '__import__("jax").lax.stop_gradient'
 
 FAULTS: list[Fault] = [
@@ -103,7 +107,7 @@ FAULTS: list[Fault] = [
     *both("cells.py", "GRU's update inverted", "(1 - z) * n + z * h", "z * n + (1 - z) * h"),
     *both("cells.py", "GRU without reset", "h_n = r * h_n", "h_n = 1 * h_n"),
     *both("cells.py", "GRU's candidate through sigmoid", "n = tanh(i_n + h_n)", "n = sigmoid(i_n + h_n)"),
-    *both("cells.py", "GRU's state not reset before the product", "(r * h) @", "h @"),
+    *both("cells.py", "GRU's state not reset before the product", "(r * read) @", "read @"),
     *each(
         "cells.py",
         "GRU's reset before for after",
@@ -116,6 +120,59 @@ FAULTS: list[Fault] = [
         (" + self.bias_hh[2 * H :]", ""),
         (' + params["bias_hh"][2 * H :]', ""),
     ),
+    *both("cells.py", "GRU's product reads the state that is not dropped", "(r * read) @", "(r * h) @"),
+    *both("cells.py", "GRU carries the dropped state", "(1 - z) * n + z * h", "(1 - z) * n + z * read"),
+    *both("cells.py", "general gates in the order i f o g", "i, *forget, g, o = ", "i, *forget, o, g = "),
+    *both("cells.py", "general gates in the order f i g o", "i, *forget, g, o = ", "*forget, i, g, o = "),
+    *both("cells.py", "peephole of the input gate left out", "i = i + p_i * c", "i = i"),
+    *both("cells.py", "peephole of the forget gate left out", "[f + p_f * c for", "[f for"),
+    *both("cells.py", "peephole of the output gate left out", "o + p_o * c if peepholes", "o if peepholes"),
+    *both("cells.py", "peepholes of i and o swapped", "p_i, *p_forget, p_o = ", "p_o, *p_forget, p_i = "),
+    *both("cells.py", "peephole of i for the forget gate", "f + p_f * c", "f + p_i * c"),
+    *both("cells.py", "output gate sees the old c", "o + p_o * c if", "o + p_o * state[1] if"),
+    *both("cells.py", "coupled gate as i", "forget else 1 - i)", "forget else i)"),
+    *both("cells.py", "forget gate not coupled", "forget else 1 - i)", "forget else 1 + 0 * i)"),
+    *both("cells.py", "norm of the other product", "from_hidden = standardize(from_hidden)", "from_hidden = standardize(from_input)"),
+    *both("cells.py", "product of h not normalised", "from_hidden = standardize(from_hidden)", "from_hidden = from_hidden"),
+    *each(
+        "cells.py",
+        "norm of each gate by itself",
+        ("standardize(from_input)", "standardize(from_input.unflatten(-1, (-1, c.shape[-1]))).flatten(-2)"),
+        ("standardize(from_input)", "standardize(from_input.reshape(len(c), -1, c.shape[-1])).reshape(len(c), -1)"),
+    ),
+    *each(
+        "cells.py",
+        "gain of h's product left out",
+        ("standardize(from_hidden) * self.gain_hh", "standardize(from_hidden)"),
+        ('standardize(from_hidden) * params["gain_hh"]', "standardize(from_hidden)"),
+    ),
+    *each(
+        "cells.py",
+        "gain of the other product",
+        ("standardize(from_input) * self.gain_ih", "standardize(from_input) * self.gain_hh"),
+        ('standardize(from_input) * params["gain_ih"]', 'standardize(from_input) * params["gain_hh"]'),
+    ),
+    *each(
+        "cells.py",
+        "gain_c left out",
+        ("standardize(c) * self.gain_c", "standardize(c)"),
+        ('standardize(c) * params["gain_c"]', "standardize(c)"),
+    ),
+    *each("cells.py", "bias_c left out", (" + self.bias_c if", " if"), (' + params["bias_c"] if', " if")),
+    *both("cells.py", "normalised c put into the state", "h = o * tanh(inside)", "c, h = inside, o * tanh(inside)"),
+    *both("cells.py", "general cell without tanh around c", "o * tanh(inside)", "o * inside"),
+    *each(
+        "cells.py",
+        "projection left out",
+        ("h @ self.weight_hr.T if", "h[..., : len(self.weight_hr)] if"),
+        ('h @ params["weight_hr"].T if', 'h[..., : len(params["weight_hr"])] if'),
+    ),
+    *each(
+        "cells.py",
+        "projection before the output gate",
+        ("h @ self.weight_hr.T if", "tanh(inside) @ self.weight_hr.T if"),
+        ('h @ params["weight_hr"].T if', 'tanh(inside) @ params["weight_hr"].T if'),
+    ),
     *both("recurrent.py", "length one too long", "< lengths[:, None]", "<= lengths[:, None]"),
     *both("recurrent.py", "length one too short", "< lengths[:, None]", "< lengths[:, None] - 1"),
     *both("recurrent.py", "mask sense in the state", HELD, "where(here, old, new)"),
@@ -123,8 +180,8 @@ FAULTS: list[Fault] = [
     *each(
         "recurrent.py",
         "outputs past the end not zeroed",
-        ("torch.where(here, state[0], 0.0)", "state[0]"),
-        ("jnp.where(here, state[0], 0.0)", "state[0]"),
+        ("torch.where(here, part, 0.0)", "part"),
+        ("jnp.where(here, part, 0.0)", "part"),
     ),
     *both("recurrent.py", "padding reaches the cell", "where(valid[..., None], inputs, 0.0)", "where(valid[..., None], inputs, inputs)"),
     *each(
@@ -136,17 +193,17 @@ FAULTS: list[Fault] = [
     *each(
         "recurrent.py",
         "directions side by side in the wrong order",
-        ("torch.cat(outputs, dim=-1)", "torch.cat(outputs[::-1], dim=-1)"),
-        ("jnp.concatenate(outputs, axis=-1)", "jnp.concatenate(outputs[::-1], axis=-1)"),
+        (f"{SHOWN}, dim=-1)", f"{SHOWN}[::-1], dim=-1)"),
+        (f"{SHOWN}, axis=-1)", f"{SHOWN}[::-1], axis=-1)"),
     ),
     *both("recurrent.py", "first state ignored", "tuple(part[len(finals)] for", "tuple(0 * part[len(finals)] for"),
     *both("recurrent.py", "first state of another layer", "tuple(part[len(finals)] for", "tuple(part[0] for"),
     *both("recurrent.py", "last states in the wrong order", "zip(*finals, strict=True)", "zip(*finals[::-1], strict=True)"),
-    *both("recurrent.py", "dropout not scaled", "where(keep, x / (1 - rate), 0.0)", "where(keep, x, 0.0)"),
-    *both("recurrent.py", "dropout scaled by the rate", "x / (1 - rate)", "x / rate"),
-    *both("recurrent.py", "dropout mask inverted", "where(keep, x", "where(~keep, x"),
-    *both("recurrent.py", "dropout mask of another layer", "keep[layer - 1]", "keep[0]"),
-    *both("recurrent.py", "no dropout between layers", "if layer and keep:", "if False:"),
+    *both("carry.py", "dropout not scaled", "where(keep, x / (1 - rate), 0.0)", "where(keep, x, 0.0)"),
+    *both("carry.py", "dropout scaled by the rate", "x / (1 - rate)", "x / rate"),
+    *both("carry.py", "dropout mask inverted", "where(keep, x", "where(~keep, x"),
+    *both("recurrent.py", "dropout mask of another layer", 'keep.get(f"layer{layer - 1}")', 'keep.get("layer0" if layer else "none")'),
+    *both("recurrent.py", "no dropout between layers", BELOW, "inputs"),
     *each(
         "recurrent.py",
         "starts from ones",
@@ -156,8 +213,95 @@ FAULTS: list[Fault] = [
     *each(
         "recurrent.py",
         "gradient stops between layers",
-        ("torch.cat(outputs, dim=-1)", "torch.cat(outputs, dim=-1).detach()"),
-        ("jnp.concatenate(outputs, axis=-1)", f"{STOP}(jnp.concatenate(outputs, axis=-1))"),
+        (f"{SHOWN}, dim=-1)", f"{SHOWN}, dim=-1).detach()"),
+        (f"jnp.concatenate({SHOWN}, axis=-1)", f"{STOP}(jnp.concatenate({SHOWN}, axis=-1))"),
+    ),
+    *each(
+        "recurrent.py",
+        "plain cell whatever the weights say",
+        ("LSTMCell if plain else GeneralLSTMCell", "LSTMCell"),
+        ("lstm_cell if plain else general_lstm_cell", "lstm_cell"),
+    ),
+    *both("recurrent.py", "resets not shifted for the reversed direction", "if reverse and resets is not None:", "if False:"),
+    *each(
+        "recurrent.py",
+        "first step's reset ends the reversed direction's first state",
+        ("torch.zeros_like(resets[:, :1])", "resets[:, :1]"),
+        ("jnp.zeros_like(resets[:, :1])", "resets[:, :1]"),
+    ),
+    *both("recurrent.py", "zoneout mask of the first layer for all", 'f"zoneout_{part}_{end}"', 'f"zoneout_{part}_l0"'),
+    *both("recurrent.py", "recurrent dropout mask of the first layer for all", 'f"recurrent_{end}"', '"recurrent_l0"'),
+    *both("recurrent.py", "recurrent dropout at the rate of zoneout", "options.recurrent_dropout, advances", "options.zoneout, advances"),
+    *both("recurrent.py", "no input dropout", 'if "input" in keep:', "if False:"),
+    *both("recurrent.py", "input dropout not scaled", 'keep["input"], options.input_dropout)', 'keep["input"], 0.0)'),
+    *both(
+        "recurrent.py",
+        "input dropout after the first layer",
+        f"below = {BELOW}",
+        f'below = {BELOW}\n        below = dropout(below, keep["input"], options.input_dropout) if layer and "input" in keep else below',
+    ),
+    *both("recurrent.py", "no residual", "if layer and options.residual", "if False"),
+    *both("recurrent.py", "residual around the first layer where it fits", "if layer and options.residual", "if options.residual and inputs.shape == outputs.shape"),
+    *both("recurrent.py", "residual after dropout", "outputs + inputs if layer", "outputs + below if layer"),
+    *both("recurrent.py", "time not cut into chunks", "if options.truncated_bptt_steps is not None:", "if False:"),
+    *both("carry.py", "zoneout inverted", "where(advances, new, old)", "where(advances, old, new)"),
+    *both("carry.py", "state that is held is zero", "where(advances, new, old)", "where(advances, new, 0.0)"),
+    *both("carry.py", "rates of the expected value swapped", "rate * old + (1 - rate) * new", "rate * new + (1 - rate) * old"),
+    *both("carry.py", "zoneout ignored", "if carry.zoneout:", "if False:"),
+    *both("carry.py", "zoneout of h alone", ZONED, f"new if n else {ZONED}"),
+    *both("carry.py", "zoneout of c by the mask of h", 'now.get(f"advances{n}")', 'now.get("advances0")'),
+    *both("carry.py", "recurrent dropout ignored", "if carry.read is not None:", "if False:"),
+    *both("carry.py", "recurrent dropout not scaled", READ, "dropout(read, carry.read, 0.0)"),
+    *both("carry.py", "recurrent dropout anew at each step", READ, 'dropout(read, carry.read ^ (now["x"][:, :1] > 0), carry.read_rate)'),
+    *both("carry.py", "dropped h carried on", "state, read)\n", "(read, *state[1:]), read)\n"),
+    *both("carry.py", "resets ignored", 'if "resets" in now:', "if False:"),
+    *each(
+        "carry.py",
+        "reset of h alone",
+        ('tuple(torch.where(now["resets"][:, None], 0.0, part) for part in state)', '(torch.where(now["resets"][:, None], 0.0, state[0]), *state[1:])'),
+        ('tuple(jnp.where(now["resets"][:, None], 0.0, part) for part in state)', '(jnp.where(now["resets"][:, None], 0.0, state[0]), *state[1:])'),
+    ),
+    *both("carry.py", "kernels taken for a layer with zoneout", " and not self.zoneout", ""),
+    *both("carry.py", "kernels taken for a layer with resets", "self.resets is None and ", ""),
+    *both("carry.py", "kernels taken for a layer with recurrent dropout", "self.read is None and ", ""),
+    *each(
+        "carry.py",
+        "state not cut between chunks",
+        ("if cut and found else state", "if False else state"),
+        ("if cut:", "if False:"),
+    ),
+    *each(
+        "carry.py",
+        "first chunk cut from the first state",
+        ("if cut and found else state", "if cut else state"),
+        ("jnp.where(begins, s, lax.stop_gradient(s))", "lax.stop_gradient(s)"),
+    ),
+    Fault("first chunk in reverse taken for another", "jax", "carry.py", "(count - 1 if reverse else 0)", "0"),
+    *each(
+        "carry.py",
+        "chunks in forward order in reverse",
+        ("for start in reversed(starts) if reverse else starts", "for start in starts"),
+        ("for part in reversed(order) if reverse else order", "for part in order"),
+    ),
+    Fault("whole chunks in forward order in reverse", "jax", "carry.py", "(*split, begins), reverse=reverse)", "(*split, begins))"),
+    *both("carry.py", "outputs of chunks left in reverse", "reversed(found) if reverse else found", "found"),
+    *each(
+        "carry.py",
+        "zoneout masks of the first chunk for all",
+        ("tuple(mask[:, here] for mask", "tuple(mask[:, : inputs[:, here].shape[1]] for mask"),
+        ("(*last, jnp.asarray(first))", "(*last[:3], jax.tree.map(lambda mask: mask[:, :left], carry.advances), jnp.asarray(first))"),
+    ),
+    *each(
+        "carry.py",
+        "resets lost in chunks",
+        ("None if carry.resets is None else carry.resets[:, here]", "None"),
+        ("_replace(resets=resets,", "_replace(resets=None,"),
+    ),
+    *each(
+        "carry.py",
+        "nothing computed again",
+        ("if recompute:", "if False:"),
+        ("jax.checkpoint(piece) if recompute else piece", "piece"),
     ),
     *both("attention.py", "mask sense of the scores", "where(valid, scores,", "where(~valid, scores,"),
     *both("attention.py", "scores not masked", "where(valid, scores,", "where(valid, scores, scores) + 0 * ("),
@@ -182,17 +326,22 @@ FAULTS: list[Fault] = [
         ("query @ self.W_a.T", "query @ self.U_a.T"),
         ('query @ params["W_a"].T', 'query @ params["U_a"].T'),
     ),
-    *both("models.py", "final state of the first layer", "h[-config.directions :]", "h[: config.directions]"),
-    *both("models.py", "final states in the wrong order", "list(h[-config.directions :])", "list(h[-config.directions :])[::-1]"),
+    *both("models.py", "final state of the first layer", "part[-config.directions :]", "part[: config.directions]"),
+    *both("models.py", "final states in the wrong order", "list(part[-config.directions :])", "list(part[-config.directions :])[::-1]"),
     *both("models.py", "context and query swapped", "[context, query]", "[query, context]"),
     *both("models.py", "attention over the padding", "query, outputs, valid)", "query, outputs, None)"),
-    *both("models.py", "no dropout before the head", "    if keep:\n", "    if False:\n"),
-    *both("models.py", "no masks for the layers", "if keep and config.dropout else []", "if False else []"),
+    *both("models.py", "no dropout before the head", 'if keep and "head" in keep:', "if False:"),
+    *each(
+        "models.py",
+        "no masks for the layers",
+        ("config.cell)(inputs, lengths, state, keep)", "config.cell)(inputs, lengths, state, None)"),
+        ("[config.cell], inputs, lengths, state, keep)", "[config.cell], inputs, lengths, state, None)"),
+    ),
     *each(
         "models.py",
         "backward final state read at the last step",
-        ("query = last_layer(self.config, state)", "query = outputs[:, -1]"),
-        ("query = last_layer(config, state)", "query = outputs[:, -1]"),
+        ("query = last_layer(self.config, outputs, state, lengths)", "query = outputs[:, -1]"),
+        ("query = last_layer(config, outputs, state, lengths)", "query = outputs[:, -1]"),
     ),
     *each(
         "models.py",
@@ -200,7 +349,15 @@ FAULTS: list[Fault] = [
         ("@ head.weight.T + head.bias", "@ head.weight.T"),
         ('@ head["weight"].T + head["bias"]', '@ head["weight"].T'),
     ),
-    *both("models.py", "first state not passed on", "lengths, state, masks)", "lengths, None, masks)"),
+    *each(
+        "models.py",
+        "first state not passed on",
+        ("config.cell)(inputs, lengths, state, keep)", "config.cell)(inputs, lengths, None, keep)"),
+        ("[config.cell], inputs, lengths, state, keep)", "[config.cell], inputs, lengths, None, keep)"),
+    ),
+    *both("models.py", "residual model reads the state alone", "if config.residual:", "if False:"),
+    *both("models.py", "residual's reversed outputs read at the end", "outputs[:, 0, P:]", "end[:, P:]"),
+    *both("models.py", "residual outputs read in the padding", "at_end(outputs, lengths)", "outputs[:, -1]"),
     *each(
         "attention.py",
         "scores not scaled",
@@ -249,16 +406,16 @@ FAULTS: list[Fault] = [
     ),
     *both("encoder.py", "GELU by tanh", '"gelu": gelu,', '"gelu": gelu_tanh,'),
     *both("encoder.py", "exact GELU for its approximation", '"gelu_tanh": gelu_tanh', '"gelu_tanh": gelu'),
-    *both("encoder.py", "LayerNorm's eps 1e-6", "variance + 1e-5", "variance + 1e-6"),
-    *both("encoder.py", "LayerNorm's eps outside the root", "sqrt(variance + 1e-5)", "sqrt(variance) + 1e-5"),
+    *both("cells.py", "LayerNorm's eps 1e-6", "variance + 1e-5", "variance + 1e-6"),
+    *both("cells.py", "LayerNorm's eps outside the root", "sqrt(variance + 1e-5)", "sqrt(variance) + 1e-5"),
     *each(
-        "encoder.py",
+        "cells.py",
         "variance of n - 1",
         ("(moved**2).mean(dim=-1, keepdim=True)", "(moved**2).sum(dim=-1, keepdim=True) / (x.shape[-1] - 1)"),
         ("(moved**2).mean(axis=-1, keepdims=True)", "(moved**2).sum(axis=-1, keepdims=True) / (x.shape[-1] - 1)"),
     ),
     *each(
-        "encoder.py",
+        "cells.py",
         "fast variance",
         ("(moved**2).mean(dim=-1, keepdim=True)", "(x**2).mean(dim=-1, keepdim=True) - x.mean(dim=-1, keepdim=True) ** 2"),
         ("(moved**2).mean(axis=-1, keepdims=True)", "(x**2).mean(axis=-1, keepdims=True) - x.mean(axis=-1, keepdims=True) ** 2"),
@@ -383,14 +540,14 @@ FAULTS: list[Fault] = [
         ("rnn_cell(params, x, *state, config.nonlinearity)", "rnn_cell(params, x, *state)"),
     ),
     *both("models.py", "first value of the first step", "inputs[:, -1] if lengths", "inputs[:, 0] if lengths"),
-    *both("models.py", "first value of the last step, padding or not", "inputs[rows, lengths - 1]", "inputs[rows, -1]"),
+    *both("models.py", "first value of the last step, padding or not", "at_end(inputs, lengths)", "inputs[:, -1]"),
     *each(
         "models.py",
         "targets sought among the first features",
         ("last[:, config.fed_back]", "last[:, : len(config.fed_back)]"),
         ("last[:, jnp.array(config.fed_back)]", "last[:, : len(config.fed_back)]"),
     ),
-    *both("models.py", "decoder's c starts from h", "last_layer(config, part) for part in parts", "last_layer(config, parts[0]) for part in parts"),
+    *both("models.py", "decoder's c starts from h", "list(part[-config.directions :])", "list(parts[0][-config.directions :])"),
     *each(
         "models.py",
         "forecast target by target, not step by step",
@@ -553,11 +710,26 @@ FAULTS: list[Fault] = [
     ),
     Fault("padding opens the input gate", "torch", "fast.py", "[-1e30, 1e30, 0.0, 0.0]", "[1e30, -1e30, 0.0, 0.0]"),
     Fault("padding only leans on the gates", "torch", "fast.py", "[-1e30, 1e30, 0.0, 0.0]", "[-9.0, 9.0, 0.0, 0.0]"),
-    Fault("GRU's kernel for a reset it does not do", "torch", "fast.py", "if not reset_after:", "if False:"),
+    Fault("GRU's kernel for a reset it does not do", "torch", "fast.py", "(carry.plain and reset_after)", "carry.plain"),
     Fault("real steps shut instead of padding", "torch", "fast.py", "(~valid)[..., None]", "valid[..., None]"),
     Fault("last step one early", "torch", "fast.py", "(length - 1).clamp(min=0)", "(length - 2).clamp(min=0)"),
     Fault("reversed within the padding", "torch", "fast.py", "valid.sum(dim=1, keepdim=True) - 1", "T - 1 + 0 * valid.sum(dim=1, keepdim=True)"),
-    Fault("outputs left reversed", "torch", "fast.py", "return reverse_in_time(outputs, valid) if reverse else outputs, (last, c[0])", "return outputs, (last, c[0])"),
+    Fault("outputs left reversed", "torch", "fast.py", "(reverse_in_time(outputs, valid) if reverse else outputs,), (last, c[0])", "(outputs,), (last, c[0])"),
+    *both("fast.py", "RNN's kernel whatever is carried", "if not carry.plain:", "if False:"),
+    Fault("GRU's kernel whatever is carried", "torch", "fast.py", "(carry.plain and reset_after)", "reset_after"),
+    *each(
+        "fast.py",
+        "LSTM's kernel whatever is carried",
+        ("(carry.plain and four", "(four"),
+        ("if not carry.plain or recurrent", "if recurrent"),
+    ),
+    Fault("kernel for coupled gates", "torch", "fast.py", "carry.plain and four and", "carry.plain and"),
+    *each(
+        "fast.py",
+        "kernel for what only the general cell does",
+        ('four and len(weights) == 4 + ("weight_hr" in weights))', "four)"),
+        (" or recurrent.cell_of(weights) is not lstm_cell", ""),
+    ),
     Fault("derivative of the forget gate", "jax", "fast.py", "before[1] * f * (1 - f)", "before[1] * f"),
     Fault("derivative of the candidate", "jax", "fast.py", "d_c * i * (1 - g**2)", "d_c * i * (1 - g)"),
     Fault("h's path into c forgotten", "jax", "fast.py", "d_c + d_h * o * (1 - tanh_c**2)", "d_c"),
@@ -588,13 +760,22 @@ def plant(fault: Fault, folder: Path) -> None:
     path.write_text(text.replace(fault.old, fault.new))
 
 
+OWN_TESTS = {
+    "arrays.py": ["test_training.py"],
+    "cells.py": ["test_cells.py", "test_encoder.py"],
+    "carry.py": ["test_recurrent.py", "test_carry.py"],
+    "fast.py": ["test_recurrent.py"],
+}
+
+
 def tests_of(file: str) -> list[list[str]]:
     """The tests to try in turn: the file's own, then those of whole models and training."""
-    own = file.replace("fast", "recurrent").replace("arrays", "training")
-    later = [f for f in ("test_models.py", "test_training.py") if f != f"test_{own}"]
+    own = OWN_TESTS.get(file, [f"test_{file}"])
+    later = [f for f in ("test_models.py", "test_training.py") if f not in own]
     models = {"encoder.py": "transformer", "decoder.py": "seq2seq"}
     chosen = ["-k", models[file]] if file in models else []
-    return [[f"parity_tests/test_{own}"], [*(f"parity_tests/{name}" for name in later), *chosen]]
+    first, then = ([f"parity_tests/{name}" for name in names] for names in (own, later))
+    return [first, [*then, *chosen]]
 
 
 def catch(fault: Fault, warm: list[str]) -> tuple[Fault, str]:

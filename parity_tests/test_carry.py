@@ -13,7 +13,15 @@ import jax_impl
 import torch_impl
 from parity_tests.cases import Case, T
 from parity_tests.compare import assert_same, in_jax, in_torch
-from parity_tests.test_recurrent import cotangents_of, leaves_of, run_jax, run_torch, split
+from parity_tests.test_recurrent import (
+    RESETS,
+    cotangents_of,
+    leaves_of,
+    run_jax,
+    run_torch,
+    split,
+)
+from spec import reference
 from spec.config import Recurrence
 
 CUT = {"truncated_bptt_steps": 4}  # of 6: a whole chunk and a shorter one
@@ -58,6 +66,26 @@ def cut_by_hand(case, leaves):
     return {"outputs": torch.cat(outputs, dim=1), **dict(zip(names, last, strict=True))}
 
 
+@pytest.mark.parametrize("layers", [torch_impl, jax_impl])
+def test_each_thing_that_is_carried_keeps_the_kernels_away(layers):
+    """One at a time: most layers' tests have several at once."""
+    assert layers.carry.Carry().plain
+    for one in ({"resets": RESETS}, {"read": RESETS[:, :4]}, {"zoneout": 0.3}):
+        assert not layers.carry.Carry(**one).plain
+
+
+def test_zoneout_without_masks_takes_the_expected_value():
+    """As in prediction, of h and of c: torch = NumPy = JAX."""
+    draw = np.random.default_rng(0).normal
+    new, old = draw(size=(2, 3, 4)), draw(size=(2, 3, 4))
+    wanted = reference.zone_out(0.3, None, new, old)
+    for layers, put in ((torch_impl, torch.tensor), (jax_impl, jnp.asarray)):
+        carry = layers.carry.Carry(zoneout=0.3)
+        step = layers.carry.carried(lambda x, state, read: tuple(x), carry)
+        found = step({"x": put(new)}, tuple(put(old)))
+        np.testing.assert_allclose(np.stack(list(map(np.asarray, found))), wanted, rtol=1e-15)
+
+
 @pytest.mark.parametrize("case", [with_cut(c) for c in CASES if not c.bidirectional], ids=str)
 def test_truncation_is_the_loop_over_detached_chunks(case):
     """As one trains by hand: run a chunk, detach the state, run the next."""
@@ -78,6 +106,25 @@ def test_truncation_changes_gradients_alone(case):
     assert np.abs(cut["d weight_hh_l0"] - whole["d weight_hh_l0"]).max() > 1e-3
     in_j = in_jax(partial(run_jax, with_cut(case), jax_impl.recurrent), leaves, cotangents)
     assert_same(cut, in_j)
+
+
+def test_chunks_of_equal_size_begin_at_either_end_and_reset():
+    """Three of 2 steps: the first one of the reversed direction is a whole chunk, and not cut."""
+    case = Case("rnn", bidirectional=True, ragged=True, state=True)
+    cut = replace(case, options=Recurrence(truncated_bptt_steps=2))
+    leaves, cotangents = leaves_of(case), cotangents_of(case)
+    in_t = {
+        c: in_torch(
+            partial(run_torch, c, torch_impl.recurrent, resets=torch.tensor(RESETS)),
+            leaves,
+            cotangents,
+        )
+        for c in (case, cut)
+    }
+    for name in cotangents:
+        np.testing.assert_array_equal(in_t[cut][name], in_t[case][name])
+    in_j = in_jax(partial(run_jax, cut, jax_impl.recurrent, resets=RESETS), leaves, cotangents)
+    assert_same(in_t[cut], in_j)
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "fast"])

@@ -11,17 +11,17 @@ from jax_impl import cells as jax_cells
 from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
 from spec.config import Recurrence
-from spec.params import cell_schema
+from spec.params import PLAIN, cell_schema
 
 B, D, H = 3, 5, 6  # all different, so a transposed weight cannot fit
 
 
-def draw(cell, names):
-    normal = np.random.default_rng(0).normal
-    params = {name: normal(size=spec.shape) for name, spec in cell_schema(cell, D, H).items()}
-    sizes = {"x": (B, D), "h": (B, H), "c": (B, H)}
+def draw(cell, names, options=PLAIN):
+    normal, schema = np.random.default_rng(0).normal, cell_schema(cell, D, H, options)
+    params = {name: normal(size=spec.shape) for name, spec in schema.items()}
+    sizes = {"x": (B, D), "h": (B, options.proj_size or H), "c": (B, H)}
     # Gradients of a plain sum cannot tell h from c: pull back random cotangents.
-    cotangents = {name: normal(size=(B, H)) for name in names}
+    cotangents = {name: normal(size=sizes[name]) for name in names}
     return params | {name: normal(size=sizes[name]) for name in ("x", *names)}, cotangents
 
 
@@ -59,25 +59,33 @@ def gru_in_torch(reset_after, leaves):
 
     weights = {name: leaves[name] for name in cell_schema("gru", D, H)}
     cell = GRUCell(D, H) if reset_after else GRUCell(D, H, False)
-    return {"h": torch.func.functional_call(cell, weights, (leaves["x"], leaves["h"]))}
+    given = leaves["x"], leaves["h"], leaves.get("read")
+    return {"h": torch.func.functional_call(cell, weights, given)}
 
 
 def gru_in_jax(reset_after, leaves):
-    options = () if reset_after else (False,)
-    return {"h": jax_cells.gru_cell(leaves, leaves["x"], leaves["h"], *options)}
+    options = {} if reset_after else {"reset_after": False}
+    read = leaves.get("read")
+    return {"h": jax_cells.gru_cell(leaves, leaves["x"], leaves["h"], **options, read=read)}
 
 
 def gru_in_numpy(reset_after, leaves):
     rows = [
-        reference.gru_cell(leaves, x, h, reset_after)
-        for x, h in zip(leaves["x"], leaves["h"], strict=True)
+        reference.gru_cell(leaves, x, h, reset_after, read)
+        for x, h, read in zip(
+            leaves["x"], leaves["h"], leaves.get("read", leaves["h"]), strict=True
+        )
     ]
     return {"h": np.stack(rows)}
 
 
+@pytest.mark.parametrize("dropped", [False, True], ids=["", "dropped"])
 @pytest.mark.parametrize("reset_after", [True, False])
-def test_gru_cell_matches(reset_after):
+def test_gru_cell_matches(reset_after, dropped):
+    """With `dropped` the products see another h than the one that is carried on."""
     leaves, cotangents = draw("gru", ("h",))
+    if dropped:
+        leaves["read"] = np.random.default_rng(1).normal(size=(B, H))
     in_t = in_torch(partial(gru_in_torch, reset_after), leaves, cotangents)
     in_j = in_jax(partial(gru_in_jax, reset_after), leaves, cotangents)
     assert_same(in_t, in_j)
@@ -115,11 +123,8 @@ def test_lstm_cell_matches():
 
 GENERAL = [
     Recurrence(),
-    Recurrence(peepholes=True),
-    Recurrence(coupled_gates=True),
-    Recurrence(layer_norm=True),
-    Recurrence(proj_size=4),
-    Recurrence(peepholes=True, coupled_gates=True, layer_norm=True, proj_size=4),
+    Recurrence(peepholes=True, layer_norm=True, proj_size=4),
+    Recurrence(peepholes=True, coupled_gates=True),
 ]
 
 
@@ -133,25 +138,20 @@ def general_in_torch(options, leaves):
 
 
 def general_in_jax(leaves):
-    weights = {name: leaf for name, leaf in leaves.items() if name not in ("x", "h", "c")}
     state = jax_cells.LSTMState(leaves["h"], leaves["c"])
-    return jax_cells.general_lstm_cell(weights, leaves["x"], state)._asdict()
+    return jax_cells.general_lstm_cell(leaves, leaves["x"], state)._asdict()
 
 
-@pytest.mark.parametrize("options", GENERAL)
+@pytest.mark.parametrize(
+    "options", GENERAL, ids=["plain", "peepholes-norm-projection", "coupled-peepholes"]
+)
 def test_general_lstm_cell_matches(options):
-    """torch = JAX = NumPy, for each option alone and for all; without any it is the plain cell."""
-    normal = np.random.default_rng(1).normal
-    schema, P = cell_schema("lstm", D, H, options), options.proj_size or H
-    leaves = {name: normal(size=spec.shape) for name, spec in schema.items()}
-    leaves |= {"x": normal(size=(B, D)), "h": normal(size=(B, P)), "c": normal(size=(B, H))}
-    cotangents = {"h": normal(size=(B, P)), "c": normal(size=(B, H))}
+    """Random gains and biases: at 1 and 0 one that is left out would not show."""
+    leaves, cotangents = draw("lstm", ("h", "c"), options)
     in_t = in_torch(partial(general_in_torch, options), leaves, cotangents)
     in_j = in_jax(general_in_jax, leaves, cotangents)
     assert_same(in_t, in_j)
     assert_same(in_j, in_numpy(lstm_in_numpy, leaves, cotangents))
-    if options == GENERAL[0]:
-        assert_same(in_t, in_torch(lstm_in_torch, leaves, cotangents))
 
 
 @pytest.mark.parametrize("size", [1e4, 1e-310, 0.0])

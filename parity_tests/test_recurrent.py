@@ -11,18 +11,30 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 import jax_impl
 import torch_impl
 from parity_tests import cases
-from parity_tests.cases import CASES, B, H, T
+from parity_tests.cases import CASES, B, Case, H, T
 from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
 from spec.config import Recurrence
 
 # Each encoder once, whatever stands on top of it.
 ENCODERS = [c for c in CASES if c.config.recurrent and not c.config.attends] + cases.LAYERS
+# As wide below the first layer as above it, where a residual or a mask could slip in unnoticed.
+ENCODERS += [
+    Case(
+        "rnn",
+        layers=2,
+        features=H,
+        dropout=0.4,
+        options=Recurrence(residual=True, input_dropout=0.2),
+    ),
+    Case("lstm", options=Recurrence(zoneout=0.3)),  # a cell that has a kernel, which may not run
+]
 # Plain layers, and the options that the fused kernels have no way for.
 ON_BOTH = [(c, l) for c in ENCODERS for l in ("recurrent", "fast") if l == "fast" or c in CASES]
 EVERY_STEP = [c for c in ENCODERS if c.ragged and c.state and (c.layers == 1 or c.model == "rnn")]
 TORCH_OPTIONS = (Recurrence(), Recurrence(proj_size=3))
 IN_TORCH = [c for c in ENCODERS if c.dropout == 0 and c.reset_after and c.options in TORCH_OPTIONS]
+RESETS = np.array([[0, 0, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1]]) > 0
 LAYERS = {"rnn": "RNN", "gru": "GRU", "lstm": "LSTM"}
 
 
@@ -123,9 +135,7 @@ def test_states_of_every_step_and_resets_match(case, begins):
     """torch = NumPy = JAX: h and c of every step; a step may begin anew, the first one too."""
     asked = {}
     if begins:
-        asked = {
-            "resets": np.array([[0, 0, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 1]]) > 0
-        }
+        asked = {"resets": RESETS}
     leaves, cotangents = leaves_of(case), cotangents_of(case, every_step=True)
     in_tensors = {name: torch.tensor(array) for name, array in asked.items()}
     wanted = in_numpy(partial(run_numpy, case, every_step=True, **asked), leaves, cotangents)
