@@ -165,8 +165,8 @@ def mask_sense(batch_size):
 def gru_reset_before(batch_size):
     original = recurrent.gru_cell
 
-    def gru_cell(params, x, h, reset_after):
-        return original(params, x, h, not reset_after)
+    def gru_cell(params, x, h, reset_after, read):
+        return original(params, x, h, not reset_after, read)
 
     return {(recurrent, "gru_cell"): gru_cell}
 

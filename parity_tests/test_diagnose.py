@@ -406,8 +406,10 @@ def test_claims_nothing_where_both_agree(name):
     "strange",
     [
         lambda p, x: jax.tree.map(lambda y: y + 0.01 * y**3, lstm(p, x)),
-        lambda p, x: lstm({n: jnp.sin(a) for n, a in p.items()}, x),
-        lambda p, x: lstm(p, x + 0.3 * x[:, :, ::-1]),
+        pytest.param(
+            lambda p, x: lstm({n: jnp.sin(a) for n, a in p.items()}, x), marks=pytest.mark.long
+        ),
+        pytest.param(lambda p, x: lstm(p, x + 0.3 * x[:, :, ::-1]), marks=pytest.mark.long),
     ],
 )
 def test_claims_nothing_unknown(strange):

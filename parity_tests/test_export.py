@@ -36,7 +36,8 @@ PROGRAMS = [format for format in MAKERS if format != "onnx"]  # of which parity_
 # Exports and compilations take seconds: of each model the most elaborate case runs, and
 # make test-long runs all.
 ELABORATE = {case.model: str(case) for case in sorted(CASES, key=lambda case: len(str(case)))}
-ELABORATE["rnn_seq2seq"] = ELABORATE["gru_seq2seq"] = ""  # the decoder's loop is one
+for model in ("rnn", "rnn_attention", "gru", "rnn_seq2seq", "gru_seq2seq"):  # like the others
+    ELABORATE[model] = ""
 
 
 def exportable() -> Iterator:

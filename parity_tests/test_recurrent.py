@@ -129,29 +129,17 @@ def test_layers_match_the_reference(case, layers):
     assert_same(jax_of(case, layers), reference_of(case))
 
 
-@pytest.mark.parametrize("begins", [False, True], ids=["", "resets"])
 @pytest.mark.parametrize("case", EVERY_STEP, ids=str)
-def test_states_of_every_step_and_resets_match(case, begins):
+def test_states_of_every_step_and_resets_match(case):
     """torch = NumPy = JAX: h and c of every step; a step may begin anew, the first one too."""
-    asked = {}
-    if begins:
-        asked = {"resets": RESETS}
     leaves, cotangents = leaves_of(case), cotangents_of(case, every_step=True)
-    in_tensors = {name: torch.tensor(array) for name, array in asked.items()}
-    wanted = in_numpy(partial(run_numpy, case, every_step=True, **asked), leaves, cotangents)
-    for found in (
-        in_torch(
-            partial(run_torch, case, torch_impl.fast, return_all_states=True, **in_tensors),
-            leaves,
-            cotangents,
-        ),
-        in_jax(
-            partial(run_jax, case, jax_impl.fast, return_all_states=True, **asked),
-            leaves,
-            cotangents,
-        ),
-    ):
-        assert_same(found, wanted)
+    numpy = partial(run_numpy, case, every_step=True, resets=RESETS)
+    wanted = in_numpy(numpy, leaves, cotangents)
+    asked = {"return_all_states": True, "resets": torch.tensor(RESETS)}
+    in_t = in_torch(partial(run_torch, case, torch_impl.fast, **asked), leaves, cotangents)
+    assert_same(in_t, wanted)
+    asked["resets"] = RESETS
+    assert_same(in_jax(partial(run_jax, case, jax_impl.fast, **asked), leaves, cotangents), wanted)
 
 
 def torch_layer(case):

@@ -238,7 +238,10 @@ def test_without_matplotlib_it_says_what_to_install(inspect, run, numbers, tmp_p
 
 @pytest.mark.parametrize(
     ("loss", "first", "other", "index"),
-    [("quantile", "y_q50", "y_q90", 2), ("gaussian_nll", "y", "y_std", 1)],
+    [
+        ("quantile", "y_q50", "y_q90", 2),
+        pytest.param("gaussian_nll", "y", "y_std", 1, marks=pytest.mark.long),
+    ],
 )
 def test_an_output_of_a_distribution_is_explained(
     train, predict, inspect, numbers, tmp_path, one_backend, loss, first, other, index
