@@ -56,6 +56,8 @@ EQUIVALENT = {
         *((f"{name}.py", "=-1", "=1") for name in ("losses", "attention", "cells", "models")),
         ("fast.py", "axis=-1", "axis=1"),
         ("cells.py", "shape[-1]", "shape[1]"),
+        ("cells.py", "gates.shape[-1]", "gates.shape[1]"),
+        ("cells.py", "c.shape[-1]", "c.shape[1]"),
     ],
     "the last two of four axes are 2 and 3": [
         ("torch_impl/attention.py", "flatten(-2)", "flatten(2)"),
@@ -65,6 +67,7 @@ EQUIVALENT = {
     "the lengths are equal by construction": [
         ("recurrent.py", "strict=True", "strict=False"),
         ("fast.py", "strict=True", "strict=False"),
+        ("cells.py", "strict=True", "strict=False"),
     ],
     "any finite number does: what comes of it is cut off, and so are its gradients": [
         ("attention.py", "keys, 0.0)", "keys, 1.0)"),
@@ -89,6 +92,7 @@ EQUIVALENT = {
         ("fast.py", "1, 0.0, train", "1, -1.0, train"),
     ],
     "the first is the last of one": [
+        ("cells.py", "forget[0]", "forget[ -1]"),
         ("fast.py", "last = last[0]", "last = last[ -1]"),
         ("fast.py", "c[0]", "c[ -1]"),
         ("fast.py", "[:, 0]", "[:, -1]"),
