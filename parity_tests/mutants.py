@@ -53,7 +53,10 @@ KEPT = [
 # Why no test can tell: (file on both sides, what stands in the changed line, what instead).
 EQUIVALENT = {
     "the last of two axes is axis 1": [
-        *((f"{name}.py", "=-1", "=1") for name in ("losses", "attention", "cells", "models")),
+        *(
+            (f"{name}.py", "=-1", "=1")
+            for name in ("losses", "attention", "cells", "models", "decoder")
+        ),
         ("fast.py", "axis=-1", "axis=1"),
         ("cells.py", "shape[-1]", "shape[1]"),
         ("cells.py", "gates.shape[-1]", "gates.shape[1]"),
@@ -143,6 +146,9 @@ def tests_of(source: str) -> list[str]:
     """The tests that a file's mutants must not pass: its own, without those of what uses it."""
     if source.endswith("fast.py"):
         return ["parity_tests/test_recurrent.py", "-k", "fast"]
+    if source.endswith("decoder.py"):  # a whole model's state has two parts
+        both = ["parity_tests/test_decoder.py", "parity_tests/test_models.py"]
+        return [*both, "-k", "test_decoder or lstm_seq2seq"]
     if source.endswith("carry.py"):  # what a layer does with it
         return ["parity_tests/test_carry.py", "parity_tests/test_recurrent.py"]
     return [f"parity_tests/test_{Path(source).name}"]
