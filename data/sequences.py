@@ -6,6 +6,7 @@ series, W steps of a window.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -203,6 +204,8 @@ def read_windows(
     when = f"{steps} step{'s' * (config.horizon > 1)} later"
     note = f"windows of {W} steps of {counted(names)}"
     note += f"; target {', '.join(targets)}, {when}" if targets else ""
+    spans = (table.targets[n + first : n + ahead + 1] for n in range(R - ahead))
+    paths = [tuple(chain.from_iterable(span)) for span in spans]
     return Sequences(
         path,
         Layout(
@@ -211,9 +214,7 @@ def read_windows(
         ),
         windows_of(series, W)[:count],
         np.full(count, W),
-        [sum(table.targets[n + first : n + ahead + 1], ()) for n in range(R - ahead)] or None
-        if targets
-        else None,
+        (paths or None) if targets else None,
         lambda n, output: table.target_place(
             n + first + output // len(targets), output % len(targets)
         ),

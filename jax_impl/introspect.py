@@ -26,7 +26,7 @@ from jax_impl.carry import zone_out
 from jax_impl.cells import LSTMState, general_lstm_cell
 from jax_impl.encoder import embedding, encoder_layer, layer_norm
 from jax_impl.models import State, at_end, last_layer
-from jax_impl.recurrent import real_steps, run_layers, unroll, zero_state
+from jax_impl.recurrent import real_steps, run_layers, unroll, zero_lstm_state, zero_state
 from jax_impl.training import TrainState, apply, put
 from spec.batch import Batch
 from spec.config import ModelConfig
@@ -115,13 +115,11 @@ def open_layers(
         found.update((f"{layer}.{n}", array) for n, array in zip(names, shown, strict=False))
         return shown[len(names) :], last[len(names) :]
 
-    first = (zero_state(params, inputs),)
-    if config.cell == "lstm":
-        read_by = "weight_hh" if config.proj_size is None else "weight_hr"
-        first = (*first, zero_state(params, inputs, read_by))
+    lstm = config.cell == "lstm"
+    first = zero_lstm_state(params, inputs) if lstm else (zero_state(params, inputs),)
     whole = replace(config, truncated_bptt_steps=None)
     outputs, state, _ = run_layers(unroll_cell, params, inputs, lengths, first, options=whole)
-    return outputs, LSTMState(*state) if config.cell == "lstm" else state[0], found
+    return outputs, LSTMState(*state) if lstm else state[0], found
 
 
 def open_attention(

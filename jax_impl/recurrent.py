@@ -155,6 +155,15 @@ def zero_state(
     return jnp.zeros((len(weights), inputs.shape[0], weights[0].shape[1]), inputs.dtype)
 
 
+def zero_lstm_state(
+    params: Mapping[str, Array], inputs: Float[Array, "B T D"]
+) -> tuple[Float[Array, "L B H"], Float[Array, "L B H"]]:
+    """Return the zeros that h and c start from, of which a projection makes h the smaller."""
+    projected = any(name.startswith("weight_hr") for name in params)
+    of_cell = zero_state(params, inputs, "weight_hr" if projected else "weight_hh")
+    return zero_state(params, inputs), of_cell
+
+
 def rnn(
     params: Mapping[str, Array],
     inputs: Float[Array, "B T D"],
@@ -261,9 +270,7 @@ def lstm(
       outputs [B, T, F], zero past each end; last (h, c), of each sequence's last real step; all
       (h, c), each [L, B, T, H], where asked for.
     """
-    if state is None:
-        read_by = "weight_hh" if options.proj_size is None else "weight_hr"
-        state = zero_state(params, inputs), zero_state(params, inputs, read_by)
+    state = zero_lstm_state(params, inputs) if state is None else state
     unroll_cell = unroll_lstm if return_all_states else unroll  # kernels hide c
     about = keep, dropout, options, resets
     outputs, state, states = run_layers(unroll_cell, params, inputs, lengths, state, *about)

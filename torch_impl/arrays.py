@@ -48,8 +48,12 @@ def to_numpy(tensor: Tensor) -> np.ndarray:
 
 
 def add_parameters(module: nn.Module, schema: Mapping[str, ParamSpec]) -> None:
-    """Give a module the parameters of a schema, from torch's random numbers."""
-    seed = torch.randint(2**62, ()).item()
-    for name, spec in schema.items():
-        values = torch.tensor(draw(spec, seed, name), dtype=torch.get_default_dtype())
-        module.register_parameter(name, nn.Parameter(values))
+    """Give a module the parameters of a schema, from torch's random numbers; none on device meta."""
+    if torch.get_default_device().type == "meta":  # where they are to be replaced
+        values = {name: torch.empty(spec.shape) for name, spec in schema.items()}
+    else:
+        seed = torch.randint(2**62, ()).item()
+        dtype = torch.get_default_dtype()
+        values = {n: torch.tensor(draw(spec, seed, n), dtype=dtype) for n, spec in schema.items()}
+    for name, tensor in values.items():
+        module.register_parameter(name, nn.Parameter(tensor))

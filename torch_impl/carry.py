@@ -4,6 +4,7 @@ Dimensions: B batch, T time, D input features, H hidden units.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import isqrt
 from typing import NamedTuple
 
@@ -99,19 +100,20 @@ def in_chunks(unroll_cell: Callable, steps: int, cut: bool, recompute: bool) -> 
     Source: Williams & Peng (1990) for truncated backpropagation through time.
     """
 
+    again = unroll_cell
+    if recompute:  # nothing is drawn at random in there
+        again = partial(checkpoint, unroll_cell, use_reentrant=False, preserve_rng_state=False)
+
     def run(weights, inputs, valid, state, reverse, carry=AS_IT_IS, **options):
         def piece(start, state):
             here = slice(start, start + steps)
-            carried = carry._replace(
+            own = carry._replace(
                 resets=None if carry.resets is None else carry.resets[:, here],
                 advances=carry.advances and tuple(mask[:, here] for mask in carry.advances),
             )
             now = None if valid is None else valid[:, here]
-            given = weights, inputs[:, here], now, state, reverse, carried
-            if recompute:  # nothing is drawn at random in there
-                own = {"use_reentrant": False, "preserve_rng_state": False}
-                return checkpoint(unroll_cell, *given, **own, **options)
-            return unroll_cell(*given, **options)
+            given = weights, inputs[:, here], now, state, reverse, own
+            return again(*given, **options)
 
         found = []
         starts = range(0, inputs.shape[1], steps)

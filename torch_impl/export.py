@@ -98,9 +98,10 @@ def export(
       record: text to travel in the file, where the format has room for it.
     """
     layers, write = FORMATS[format]
-    model = sequence_model(config, layers if config.recurrent else fast)
-    if not config.recurrent and config.positions == "sinusoidal":
-        model.embedding = OpenEmbedding(config.input_size, config.hidden_size)
+    with torch.device("meta"):
+        model = sequence_model(config, layers if config.recurrent else fast)
+        if not config.recurrent and config.positions == "sinusoidal":
+            model.embedding = OpenEmbedding(config.input_size, config.hidden_size)
     named = {name: torch.tensor(array) for name, array in arrays.items()}
     model.load_state_dict(named, assign=True)
     program = Answers(config, model, units).eval().requires_grad_(False)

@@ -37,7 +37,7 @@ def unroll(
     Where `valid` is False the state is held and 0 returned, so a reversed direction starts at each
     sequence's own end and a final state is that of its last real step.
     """
-    times = range(valid.shape[1] if valid is not None else next(iter(inputs.values())).shape[1])
+    times = range(inputs["x"].shape[1])
     states = list(times)
     for t in reversed(times) if reverse else times:
         advanced = step({name: part[:, t] for name, part in inputs.items()}, state)
@@ -165,6 +165,15 @@ def zero_state(
     """Return the zeros that the state starts from which a weight reads, the hidden or a cell's."""
     weights = [weight for name, weight in params.items() if name.startswith(read_by)]
     return inputs.new_zeros(len(weights), inputs.shape[0], weights[0].shape[1])
+
+
+def zero_lstm_state(
+    params: Mapping[str, Tensor], inputs: Float[Tensor, "B T D"]
+) -> tuple[Float[Tensor, "L B H"], Float[Tensor, "L B H"]]:
+    """Return the zeros that h and c start from, of which a projection makes h the smaller."""
+    projected = any(name.startswith("weight_hr") for name in params)
+    of_cell = zero_state(params, inputs, "weight_hr" if projected else "weight_hh")
+    return zero_state(params, inputs), of_cell
 
 
 class RNN(nn.Module):
@@ -321,9 +330,7 @@ class LSTM(nn.Module):
         return_all_states: bool = False,
     ) -> tuple:
         params = dict(self.named_parameters())
-        if state is None:
-            read_by = "weight_hh" if self.options.proj_size is None else "weight_hr"
-            state = zero_state(params, inputs), zero_state(params, inputs, read_by)
+        state = zero_lstm_state(params, inputs) if state is None else state
         unroll_cell = unroll_lstm if return_all_states else self.unroll  # kernels hide c
         about = keep, self.dropout, self.options, resets
         outputs, state, states = run_layers(unroll_cell, params, inputs, lengths, state, *about)

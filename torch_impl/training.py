@@ -46,7 +46,9 @@ def init_state(
         return {name: from_numpy(array, execution) for name, array in selected.items()}
 
     layers = fast if execution.fast else recurrent
-    module = sequence_model(model, recurrent.recomputing(layers) if execution.remat else layers)
+    layers = recurrent.recomputing(layers) if execution.remat else layers
+    with torch.device("meta"):
+        module = sequence_model(model, layers)
     module.load_state_dict(tensors(""), assign=True)
     rule = optimizer(optimizer_config)
     state = rule.init(flatten(module.parameters()))._replace(step=step)
