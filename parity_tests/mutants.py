@@ -71,6 +71,14 @@ EQUIVALENT = {
         ("recurrent.py", "strict=True", "strict=False"),
         ("fast.py", "strict=True", "strict=False"),
         ("cells.py", "strict=True", "strict=False"),
+        ("carry.py", "strict=True", "strict=False"),
+    ],
+    "without a mask its rate is not used": [
+        ("carry.py", "read_rate: float = 0.0", "read_rate: float = 1.0"),
+        ("carry.py", "read_rate: float = 0.0", "read_rate: float = -1.0"),
+    ],
+    "nothing is drawn at random in there": [
+        ("carry.py", "rng_state=False", "rng_state=True"),
     ],
     "any finite number does: what comes of it is cut off, and so are its gradients": [
         ("attention.py", "keys, 0.0)", "keys, 1.0)"),
@@ -79,6 +87,8 @@ EQUIVALENT = {
         ("models.py", "inputs, 0.0)", "inputs, -1.0)"),
         ("recurrent.py", "inputs, 0.0)", "inputs, 1.0)"),
         ("recurrent.py", "inputs, 0.0)", "inputs, -1.0)"),
+        ("encoder.py", "x, 0.0)", "x, 1.0)"),
+        ("encoder.py", "x, 0.0)", "x, -1.0)"),
         ("fast.py", "0.0, 0.0]", "0.0, 1.0]"),
         ("fast.py", "0.0, 0.0]", "0.0, -1.0]"),
     ],

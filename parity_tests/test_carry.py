@@ -86,7 +86,12 @@ def test_zoneout_without_masks_takes_the_expected_value():
         np.testing.assert_allclose(np.stack(list(map(np.asarray, found))), wanted, rtol=1e-15)
 
 
-@pytest.mark.parametrize("case", [with_cut(c) for c in CASES if not c.bidirectional], ids=str)
+FORWARD = [with_cut(c) for c in CASES if not c.bidirectional] + [
+    replace(CASES[1], options=replace(CASES[1].options, truncated_bptt_steps=n)) for n in (5, 9)
+]  # a last chunk of one step; a chunk that no sequence fills
+
+
+@pytest.mark.parametrize("case", FORWARD, ids=str)
 def test_truncation_is_the_loop_over_detached_chunks(case):
     """As one trains by hand: run a chunk, detach the state, run the next."""
     leaves, cotangents = leaves_of(case), cotangents_of(case)
@@ -179,3 +184,23 @@ def test_recomputation_needs_memory_for_the_root_of_the_steps():
             own(torch.tensor(inputs))[1].h.sum()
         saved[name] = sum(sizes)
     assert saved["root"] < saved["all"] / 4
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"), [(1, {1}), (4, {2}), (5, {3, 2}), (9, {3}), (10, {4, 2}), (17, {5, 2})]
+)
+@pytest.mark.parametrize("library", [torch_impl, jax_impl])
+def test_a_recomputed_chunk_has_the_root_of_the_steps(library, time, expected):
+    """Rounded up, so that there are no more chunks than steps in one."""
+    lengths = set()
+
+    def unroll_cell(weights, inputs, valid, state, reverse, carry):
+        lengths.add(inputs.shape[1])
+        return (inputs,), state
+
+    inputs, h = np.random.default_rng(1).normal(size=(2, time, 7)), np.zeros((2, 3))
+    put = torch.tensor if library is torch_impl else jnp.asarray
+    run = library.recurrent.recomputed(unroll_cell)
+    (outputs,), _ = run({}, put(inputs), None, (put(h),), False)
+    assert lengths == expected
+    np.testing.assert_array_equal(outputs, inputs)

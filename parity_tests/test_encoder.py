@@ -141,6 +141,13 @@ def test_embedding_matches(learned):
     assert_same({"x": found["x"]}, {"x": expected})
 
 
+def test_learned_positions_begin_as_the_schema_says():
+    """Uniform with a standard deviation of 0.02, in the module as in what both backends draw."""
+    bound, places = 0.02 * 3**0.5, torch_impl.encoder.Embedding(2, H, 400).positions
+    assert 0.98 * bound < places.max() <= bound
+    assert -bound <= places.min() < -0.98 * bound
+
+
 def test_gelu_is_right_in_its_tail():
     """Relative to the value itself, where 1 + erf has lost all digits."""
     x = np.linspace(-9.0, 3.0, 25)

@@ -181,6 +181,14 @@ def sinusoidal_positions(time: int, size: int) -> np.ndarray:
     return found
 
 
+def positions_schema(max_length: int, size: int) -> dict[str, ParamSpec]:
+    """Return the learned places in time, [max_length, size].
+
+    Source: as wide as those of BERT, Devlin et al. (2019): a standard deviation of 0.02.
+    """
+    return {"positions": ParamSpec((max_length, size), 0.02 * 3**0.5)}
+
+
 def position_rates(size: int) -> np.ndarray:
     """Return what a step is divided by in each column of `sinusoidal_positions`, [size]."""
     column = np.arange(size)
@@ -218,9 +226,8 @@ def parameter_schema(config: ModelConfig) -> dict[str, ParamSpec]:
         parts[config.cell] = recurrent_schema(config.cell, *sizes, config)
     else:
         parts["embedding"] = linear_schema(config.input_size, encoded)
-        if config.positions == "learned":  # as wide as BERT's: Devlin et al. (2019)
-            shape = (config.max_length, encoded)
-            parts["embedding"]["positions"] = ParamSpec(shape, 0.02 * 3**0.5)
+        if config.positions == "learned":
+            parts["embedding"] |= positions_schema(config.max_length, encoded)
         parts["transformer"] = encoder_schema(
             encoded, config.units, config.num_layers, config.norm_first
         )

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn, relu, tanh
 from torch.special import erfc
 
-from spec.params import layer_norm_schema, sinusoidal_positions
+from spec.params import layer_norm_schema, positions_schema, sinusoidal_positions
 from torch_impl.arrays import add_parameters
 from torch_impl.attention import MultiHeadAttention, dot_product_attention
 from torch_impl.carry import dropout
@@ -37,9 +37,9 @@ class Embedding(nn.Linear):
 
     def __init__(self, input_size: int, size: int, max_length: int | None = None):
         super().__init__(input_size, size)
-        self.positions = None
+        self.register_parameter("positions", None)
         if max_length is not None:
-            self.positions = nn.Parameter(torch.empty(max_length, size).uniform_(-0.02, 0.02))
+            add_parameters(self, positions_schema(max_length, size))
 
     def forward(self, inputs: Float[Tensor, "B T D"]) -> Float[Tensor, "B T H"]:
         x = inputs @ self.weight.T + self.bias
