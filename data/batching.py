@@ -19,9 +19,11 @@ class Part:
     Attributes:
       inputs: all sequences of the file, scaled [N, T, D].
       lengths: real steps of each [N].
-      targets: scaled numbers [N, O] or class indices [N]; None where unknown.
+      targets: scaled numbers [N, O] or class indices [N], of every step [N, T, O] or [N, T]; None
+        where unknown.
       rows: which sequences belong to the part [n].
-      weights: how much each sequence counts [N]; None for alike.
+      weights: how much each sequence counts [N], or each step [N, T], 0 where it has no target;
+        None for alike.
       class_weights: how much each class counts [C]; None for alike.
     """
 

@@ -34,11 +34,17 @@ class DataConfig:
         "a whole number >= 1",
         lambda n: n >= 1,
     )
-    horizon: int = option(
-        1,
-        "steps from a window's end to its target",
-        "a whole number >= 1",
-        lambda n: n >= 1,
+    every_step: bool = option(
+        False,
+        "a target at every step: columns t0_a, t0_y, t1_a .. with --target y; --windows then cuts "
+        "pieces, each row with its own; tensors [N, T] or [N, T, O]; empty where unknown",
+    )
+    horizon: int | None = option(
+        None,
+        "steps from a window's end, or from each of its steps, to the target; none: 1, with "
+        "--every_step 0",
+        "a whole number >= 0",
+        lambda n: n >= 0,
     )
     forecast: Literal["last", "path"] = option(
         "last", "of --windows: the target at --horizon, or the path, which is every step up to it"
@@ -81,17 +87,25 @@ class DataConfig:
             )
         if self.windows is not None and self.num_features is not None:
             raise ConfigError("--num_features: with --windows every column is a feature; omit it")
-        if self.windows is None and self.horizon != 1:
+        if self.windows is None and self.horizon not in (None, 1):
             raise ConfigError(f"--horizon {self.horizon}: needs --windows")
         if self.forecast == "path" and self.windows is None:
             raise ConfigError("--forecast path: needs --windows; without, name targets by --target")
+        if self.forecast == "path" and (self.every_step or self.ahead == 0):
+            other = "--every_step" if self.every_step else "--horizon 0"
+            raise ConfigError(f"--forecast path: leaves no room for {other}; leave one out")
         if self.forecast == "path" and self.task == "classification":
             raise ConfigError("--forecast path: is of numbers; leave out --task classification")
 
     @property
     def path_steps(self) -> int:
         """Steps that are forecast from a window."""
-        return self.horizon if self.forecast == "path" else 1
+        return self.ahead if self.forecast == "path" else 1
+
+    @property
+    def ahead(self) -> int:
+        """Rows from a window's end to its target, or with `every_step` from each of its rows."""
+        return (1 - self.every_step) if self.horizon is None else self.horizon
 
     @property
     def separator(self) -> str:

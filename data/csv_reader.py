@@ -153,14 +153,14 @@ def read_table(head: Head, config: DataConfig) -> Table:
       DataError: a line is of another width, or a cell is not what its column holds.
     """
     with closing(head.rows):
-        table = read_rows(head, config.decimal)
+        table = read_rows(head, config.decimal, config.every_step)
     with closing(records(head.path, config.separator)) as rows:
         check_magnitude(table, rows)
     return table
 
 
-def read_rows(head: Head, decimal: str) -> Table:
-    """Read the cells of all rows."""
+def read_rows(head: Head, decimal: str, may_miss: bool) -> Table:
+    """Read the cells of all rows; `may_miss` lets targets be empty."""
     path, columns, first, rows, notes = head
     numeric, chosen = columns.numbers, columns.targets
     at_end = numeric == list(range(len(numeric)))
@@ -198,7 +198,8 @@ def read_rows(head: Head, decimal: str) -> Table:
         lines.append(line)
         targets.append(tuple([cells[n] for n in chosen]))
         for n in chosen:
-            if fault := target_fault(cells[n]):
+            unknown = may_miss and not cells[n].strip()
+            if not unknown and (fault := target_fault(cells[n])):
                 raise DataError(f"{path}: line {line}, {columns.place(n)}: {fault}")
     if not lines:
         raise DataError(f"{path}: a header and no rows of numbers; add rows")

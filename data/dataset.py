@@ -1,10 +1,10 @@
 """A data file, all the way: read, its task decided, divided, scaled.
 
-Dimensions: N sequences, n rows of a part, O regression targets.
+Dimensions: N sequences, T time, n rows of a part, O regression targets, S steps with targets.
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,12 +48,14 @@ class Known:
     """A part's truth in the unit of the data, for metrics and baselines.
 
     Attributes:
-      targets: numbers [n, O] or class indices [n].
-      last: last reading of what is forecast [n, O]; None where that is no input.
+      targets: numbers [n, O] or class indices [n]; of every step [S, O] or [S].
+      last: last reading of what is forecast [n, O] or [S, O]; None where that is no input.
+      steps: which steps of every sequence have targets [n, T]; None where sequences have them.
     """
 
     targets: np.ndarray
-    last: np.ndarray | None
+    last: np.ndarray | None = None
+    steps: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +90,18 @@ def load_dataset(
     else:
         task, classes = meaning.task, meaning.classes
     truth = truth_of(sequences, classes)
-    rows, valid_rows, test_rows = divide(sequences, truth if classes else None, config, seed)
+    labels = truth if classes and not config.every_step else None
+    rows, valid_rows, test_rows = divide(sequences, labels, config, seed)
     test, test_truth = sequences, truth
     if test_path:
         test = read_sequences(test_path, config, sequences.layout)
-        test_truth, test_rows = truth_of(test, classes), np.arange(len(test))
+        test_truth, test_rows = truth_of(test, classes), with_targets(test)
         notes += [f"{test_path}: {note}" for note in (described(test), *test.notes)]
     sizes = f"{len(rows)} training, {len(valid_rows)} validation, {len(test_rows)} test"
     how = "the last ones in time" if config.in_time else f"drawn at random, seed {seed}"
     notes.append(f"rows: {sizes} ({how})")
+    if unlabelled := len(sequences) - len(with_targets(sequences)):
+        notes.append(f"left out: {unlabelled} sequences of which no step has a target")
     if ahead := sequences.layout.forecast_steps - 1:
         notes.append(f"left out: the {ahead} rows before a later part, whose paths reach into it")
     notes += repeated(sequences, rows, test, test_rows)
@@ -107,10 +112,10 @@ def load_dataset(
     scaled_test = scaled if test is sequences else scale(test, test_truth, meaning, dtype)
     return Dataset(
         meaning,
-        Part(*scaled, rows),
-        Part(*scaled, valid_rows),
-        Part(*scaled_test, test_rows),
-        Known(test_truth[test_rows], last_reading(test, test_rows, meaning)),
+        replace(scaled, rows=rows),
+        replace(scaled, rows=valid_rows),
+        replace(scaled_test, rows=test_rows),
+        known_of(test, test_rows, test_truth, meaning),
         {name: sha256(p) for name, p in (("data", path), ("test", test_path)) if p},
         notes,
     )
@@ -131,7 +136,7 @@ def task_of(sequences: Sequences, config: DataConfig, notes: list[str]) -> str:
     if sequences.forecasts:
         task, reason = "regression", "windows forecast numbers"
     else:
-        task, reason = decide_task(sequences.targets, sequences.target_place, sequences.decimal)
+        task, reason = decide_task(*sequences.rows(), sequences.decimal)
     other = "classification" if task == "regression" else "regression"
     notes.append(f"task: {task}, as {reason} (--task {other} overrides)")
     return task
@@ -142,25 +147,57 @@ def labels_of(sequences: Sequences, notes: list[str]) -> tuple[str, ...]:
     path = sequences.path
     if len(sequences.layout.targets) > 1:
         raise DataError(f"{path}: --task classification takes one target; name one by --target")
-    classes = classes_of(sequences.targets, sequences.decimal)
+    texts, _ = sequences.rows()
+    classes = classes_of(texts, sequences.decimal)
     if len(classes) < 2:
         raise DataError(
             f"{path}: every target is {classes[0]!r:.60}: one class, nothing to learn; add rows of "
             "others, or say --task regression for numbers"
         )
     notes += doubtful_labels(classes, sequences.decimal)
-    counts = Counter(label for (label,) in sequences.targets)
+    counts = Counter(label for (label,) in texts)
     single = [repr(label) for label in classes if counts[label] == 1]
     if single:
-        notes.append(f"warning: classes with a single row: {shown(single)}")
+        what = "step" if sequences.every_step else "row"
+        notes.append(f"warning: classes with a single {what}: {shown(single)}")
     return classes
 
 
 def truth_of(sequences: Sequences, classes: tuple[str, ...]) -> np.ndarray:
-    """Parse targets: class indices [N], or numbers [N, O]."""
+    """Parse targets: class indices [N], or numbers [N, O].
+
+    Of every step [N, T] or [N, T, O], where an unknown one is NaN or -1.
+
+    Raises:
+      DataError: a target is no number, or no known label.
+    """
+    texts, place = sequences.rows()
     if classes:
-        return class_indices(sequences.targets, classes, sequences.target_place)
-    return numbers(sequences.targets, sequences.target_place, sequences.decimal)
+        found = class_indices(texts, classes, place)
+    else:
+        found = numbers(texts, place, sequences.decimal)
+    if not sequences.every_step:
+        return found
+    known = sequences.known_steps
+    truth = np.full((*known.shape, *found.shape[1:]), -1 if classes else np.nan, found.dtype)
+    truth[known] = found
+    return truth
+
+
+def with_targets(sequences: Sequences) -> np.ndarray:
+    """Return the rows that have a target at some step, which are all where sequences have them."""
+    if not sequences.every_step:
+        return np.arange(len(sequences))
+    return np.flatnonzero(sequences.known_steps.any(axis=1))
+
+
+def known_of(sequences: Sequences, rows: np.ndarray, truth: np.ndarray, meaning: Meaning) -> Known:
+    """Return the truth of some rows, and the readings that a forecast starts from."""
+    last = last_reading(sequences, rows, meaning)
+    if not sequences.every_step:
+        return Known(truth[rows], last)
+    steps = sequences.known_steps[rows]
+    return Known(truth[rows][steps], last, steps)
 
 
 def divide(
@@ -170,7 +207,7 @@ def divide(
 
     Before a part the rows whose paths reach into it are left out: their targets are its own.
     """
-    rows, test_rows = np.arange(len(sequences)), np.arange(0)
+    rows, test_rows = with_targets(sequences), np.arange(0)
     ahead = sequences.layout.forecast_steps - 1
     try:
         if config.files[1] is None:
@@ -202,7 +239,7 @@ def fit(
         columns = layout.target_features * layout.forecast_steps
         fitted[1] = tuple(part[columns] for part in fitted[0])
     elif truth is not None:
-        fitted[1] = mean_and_std([truth[rows]])
+        fitted[1] = mean_and_std([truth[rows].reshape(-1, len(layout.outputs))])
     for kind, names, (_, std) in zip(
         ("feature", "target"), (layout.features, layout.outputs), fitted, strict=True
     ):
@@ -216,7 +253,7 @@ def fit(
 
 def repeated(train: Sequences, rows: np.ndarray, test: Sequences, test_rows: np.ndarray) -> list:
     """Warn of test sequences that also stand in the training part."""
-    if train.series is not None:
+    if train.of_series:
         return []
 
     def content(part: Sequences, row: int) -> int:
@@ -227,33 +264,37 @@ def repeated(train: Sequences, rows: np.ndarray, test: Sequences, test_rows: np.
     return [f"warning: {count} test sequences also occur in the training rows"] if count else []
 
 
-def scale(
-    sequences: Sequences, truth: np.ndarray, meaning: Meaning, dtype: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (inputs, lengths, targets) in the form the model takes.
+def scale(sequences: Sequences, truth: np.ndarray, meaning: Meaning, dtype: str) -> Part:
+    """Return all sequences in the form the model takes.
 
     Raises:
       DataError: a value is too far from the training mean for `dtype`.
     """
-    inputs = sequences.scaled(meaning.scaling, dtype)
-    if meaning.classes:
-        return inputs, sequences.lengths, truth
+    inputs, weights = sequences.scaled(meaning.scaling, dtype), None
+    if sequences.every_step:
+        steps = sequences.known_steps
+        weights = steps.astype(dtype)
+        truth = np.where(steps.reshape(*steps.shape, *[1] * (truth.ndim - 2)), truth, 0)
     try:
-        return inputs, sequences.lengths, meaning.scaling.targets(truth, dtype)
+        targets = truth if meaning.classes else meaning.scaling.targets(truth, dtype)
     except OverflowError as error:
         raise DataError(f"{sequences.path}: {error}") from None
+    return Part(inputs, sequences.lengths, targets, np.arange(len(sequences)), weights)
 
 
 def last_reading(sequences: Sequences, rows: np.ndarray, meaning: Meaning) -> np.ndarray | None:
-    """Return the last reading of what is forecast, [n, O]."""
+    """Return the last reading of what is forecast, [n, O], or at every step that has a target."""
     layout = meaning.layout
     if meaning.task == "classification":
         return None
     if sequences.forecasts:
         columns = layout.target_features * layout.forecast_steps
-    elif len(layout.features) == len(layout.targets) == 1:
+    elif len(layout.features) == len(layout.targets) == 1 and not sequences.every_step:
         columns = [0]
     else:
         return None
-    last = sequences.inputs[rows, sequences.lengths[rows] - 1][:, columns]
+    if sequences.every_step:
+        last = sequences.inputs[rows][sequences.known_steps[rows]][:, columns]
+    else:
+        last = sequences.inputs[rows, sequences.lengths[rows] - 1][:, columns]
     return None if np.isnan(last).any() else last

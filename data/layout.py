@@ -66,6 +66,9 @@ def choose_targets(
     """
 
     def choose(header: list[str] | None, width: int) -> list[int]:
+        if config.every_step and config.windows is None:
+            names = layout and list(layout.targets)
+            return wanted_at_every_step(path, config.target, names, header, need_targets)
         if layout is None:
             return wanted(path, config.target, header, width)
         if layout.header and header is None:
@@ -111,6 +114,48 @@ def wanted(path: str, target: str | None, header: list[str] | None, width: int) 
     return [header.index(name) for name in names]
 
 
+def wanted_at_every_step(
+    path: str,
+    target: str | None,
+    names: list[str] | None,
+    header: list[str] | None,
+    needed: bool,
+) -> list[int]:
+    """Return the positions of columns t0_y, t1_y .. for targets y, step by step.
+
+    Args:
+      path: the file, for messages.
+      target: `--target`; without it the last column says which.
+      names: the targets of the training file, for any further file.
+      header: names of all columns.
+      needed: whether a further file has to have them.
+
+    Raises:
+      DataError: the header does not name them at the steps that it names.
+    """
+    if header is None:
+        raise DataError(f"{path}: --every_step goes by a header t0_a, t0_y, t1_a ..; add one")
+    at = {match.groups(): n for n, name in enumerate(header) if (match := STEP.fullmatch(name))}
+    if names is None and target is None:
+        last = STEP.fullmatch(header[-1])
+        if not (last and last[2]):
+            raise DataError(
+                f'{path}: --every_step: the last column, "{header[-1]}", is not named t0_y, t1_y '
+                "..; rename it, or name the targets by --target"
+            )
+        names = [last[2]]
+    elif names is None:
+        names = [name.strip() for name in target.split(",")]
+    if not needed and not any(name in names for _, name in at):
+        return []
+    steps = list(dict.fromkeys(step for step, _ in at))
+    for name in names:
+        for step in steps or "0":
+            if (step, name) not in at:
+                raise no_column(path, f"t{step}_{name}", header)
+    return [at[step, name] for step in steps for name in names]
+
+
 def no_column(path: str, name: str, header: list[str]) -> DataError:
     """Say which columns there are."""
     known = f"columns: {shown(header)}"
@@ -127,6 +172,8 @@ def understand(
     """
     names, count = columns.names(columns.numbers), config.num_features
     targets, header = tuple(columns.names(columns.targets)), columns.header is not None
+    if config.every_step:
+        targets = tuple(dict.fromkeys(STEP.fullmatch(name)[2] for name in targets))
     if layout and layout.columns:
         check_same(path, columns, layout.columns)
     elif header and (layout is None or layout.header):
@@ -140,6 +187,11 @@ def understand(
             steps = len(names) // len(features)
             note = f"columns are {steps} steps of {counted(features)}, by the header"
             return Layout(features, targets, steps, header), note
+    if config.every_step:
+        raise DataError(
+            f"{path}: line {columns.line}: --every_step needs columns t0_a, t0_y, t1_a .., found "
+            f"{shown(names)} beside the targets; rename them"
+        )
     if count is None:
         count = len(layout.features) if layout else 1
     steps, rest = divmod(len(names), count)

@@ -6,13 +6,14 @@ series, W steps of a window.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from data.config import DataConfig
-from data.csv_reader import read_head, read_table
+from data.csv_reader import Table, read_head, read_table
 from data.header import shown
 from data.layout import Layout, choose_targets, counted, understand
 from data.missing import rows_to_keep
@@ -36,9 +37,12 @@ class Sequences:
         the last ones, which lie beyond the series, are missing: fewer than N.
       target_place: says where the target of (sequence, output) stands, file included.
       lines: line that a sequence stands on or a window ends with [N], from 1; of tensors the row.
+        Of a series in pieces the line of each step [N, T].
       decimal: decimal point of the targets.
       series: float64 [R, D] that `inputs` is a view of, for windows.
       notes: what the user should hear of; the first says how the columns were understood.
+      every_step: each step has targets of its own: `targets` has T times as many, step by step,
+        and an output's number is step * O + target. Empty text where a step has none.
     """
 
     path: str
@@ -51,6 +55,7 @@ class Sequences:
     decimal: str
     series: np.ndarray | None
     notes: list[str]
+    every_step: bool = False
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -58,7 +63,35 @@ class Sequences:
     @property
     def forecasts(self) -> bool:
         """Whether the targets are later readings of the inputs' own features."""
-        return self.series is not None and set(self.layout.targets) <= set(self.layout.features)
+        own = set(self.layout.targets)
+        return self.of_series and bool(own) and own <= set(self.layout.features)
+
+    @property
+    def of_series(self) -> bool:
+        """Whether the sequences are cut from one series: its windows, or its pieces."""
+        return self.series is not None or self.lines.ndim == 2
+
+    @cached_property
+    def known_steps(self) -> np.ndarray:
+        """Return which real steps [N, T] have all their targets."""
+        N, T = self.inputs.shape[:2]
+        has = np.array([[bool(text.strip()) for text in row] for row in self.targets])
+        return has.reshape(N, T, -1).all(axis=2) & (np.arange(T) < self.lengths[:, None])
+
+    def rows(self) -> tuple[list[tuple[str, ...]], Callable[[int, int], str]]:
+        """Return the known targets, a tuple a row, and what says where (row, target) stands.
+
+        Raises:
+          DataError: every step could have targets, and none has.
+        """
+        if not self.every_step:
+            return self.targets, self.target_place
+        O = len(self.layout.targets)
+        at = np.argwhere(self.known_steps).tolist()
+        if not at:
+            raise DataError(f"{self.path}: no step has its target; fill some in")
+        texts = [self.targets[n][t * O : (t + 1) * O] for n, t in at]
+        return texts, lambda row, target: self.target_place(at[row][0], at[row][1] * O + target)
 
     def readings(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """Yield what the sequences of `rows` hold [M, D], a part at a time; NaN past their ends."""
@@ -138,17 +171,19 @@ def read_flat(
     )
     lengths, lines = lengths[kept], table.lines[kept]
     longest = lengths.max()
+    O = len(own.targets)  # of every step those of real ones are kept
     return Sequences(
         path,
         own,
         inputs[:, :longest] if len(kept) == N else inputs[kept, :longest],
         lengths,
-        [table.targets[n] for n in kept] if own.targets else None,
+        [table.targets[n][: longest * O] for n in kept] if O else None,
         lambda n, column: table.target_place(kept[n], column),
         lines,
         config.decimal,
         None,
         [note, *table.notes, *done],
+        config.every_step,
     )
 
 
@@ -172,6 +207,7 @@ def read_windows(
     if layout is None:
         numeric = any(is_number(text, config.decimal) for row in table.targets for text in row)
         forecasts = config.task == "regression" or (config.task == "auto" and numeric)
+        forecasts = forecasts and config.ahead > 0
     series, features = table.numbers, columns.numbers
     if forecasts:
         features = list(range(columns.width))
@@ -179,19 +215,11 @@ def read_windows(
         series[:, columns.numbers] = table.numbers
         series[:, columns.targets] = numbers(table.targets, table.target_place, config.decimal)
     if not features:
-        raise DataError(f"{path}: no column beside the label; windows need features to read")
+        hint = "" if config.ahead else ", or say --horizon 1 to forecast it"
+        raise DataError(f"{path}: no column beside the target; add features to read{hint}")
     if config.forecast == "path" and not forecasts:
         raise DataError(
             f"{path}: the target is labels; --forecast path is of numbers, leave it out"
-        )
-    W, R = config.windows, len(series)
-    ahead = W + config.horizon - 1  # rows from a window's first step to its last target
-    first = ahead + 1 - config.path_steps  # and to its first
-    count = R - ahead if need_targets else R - W + 1
-    if count < 1:
-        raise DataError(
-            f"{path}: {R} rows are too few for --windows {W} --horizon {config.horizon}; "
-            f"{R - count + 1} are needed"
         )
     missing = np.isnan(series)
     if missing.any() and config.missing == "drop":
@@ -199,11 +227,30 @@ def read_windows(
     _, done = rows_to_keep(
         path, config.missing, missing, lambda row, column: table.place(row, features[column])
     )
+    cut = pieces if config.every_step else windows
+    return cut(table, config, series, features, need_targets, done)
+
+
+def windows(
+    table: Table,
+    config: DataConfig,
+    series: np.ndarray,
+    features: list[int],
+    need_targets: bool,
+    done: list[str],
+) -> Sequences:
+    """Cut a series [R, D] into overlapping windows, each with its targets."""
+    path, columns, W, R = table.path, table.columns, config.windows, len(series)
+    ahead = W + config.ahead - 1  # rows from a window's first step to its last target
+    first = ahead + 1 - config.path_steps  # and to its first
+    count = R - ahead if need_targets else R - W + 1
+    if count < 1:
+        raise DataError(
+            f"{path}: {R} rows are too few for --windows {W} --horizon {config.ahead}; "
+            f"{R - count + 1} are needed"
+        )
     names, targets = columns.names(features), columns.names(columns.targets)
-    steps = f"1 to {config.horizon}" if config.path_steps > 1 else config.horizon
-    when = f"{steps} step{'s' * (config.horizon > 1)} later"
-    note = f"windows of {W} steps of {counted(names)}"
-    note += f"; target {', '.join(targets)}, {when}" if targets else ""
+    note = f"windows of {W} steps of {counted(names)}" + later(targets, config)
     spans = (table.targets[n + first : n + ahead + 1] for n in range(R - ahead))
     paths = [tuple(chain.from_iterable(span)) for span in spans]
     return Sequences(
@@ -225,15 +272,67 @@ def read_windows(
     )
 
 
+def later(targets: list[str], config: DataConfig) -> str:
+    """Say when the targets of a series are."""
+    if not targets:
+        return ""
+    steps = f"1 to {config.ahead}" if config.path_steps > 1 else config.ahead
+    when = f"{steps} step{'s' * (config.ahead > 1)} later" if config.ahead else "at the same step"
+    if config.every_step:
+        return f"; target {', '.join(targets)} of every step, {when} (--horizon)"
+    return f"; target {', '.join(targets)}, {when}"
+
+
+def pieces(
+    table: Table,
+    config: DataConfig,
+    series: np.ndarray,
+    features: list[int],
+    need_targets: bool,
+    done: list[str],
+) -> Sequences:
+    """Cut a series [R, D] into pieces, of which the last may be short; each step has its targets.
+
+    They do not overlap, so that no step is counted twice or known from another part.
+    """
+    columns, R = table.columns, len(series)
+    T = min(config.windows, R)
+    N = -(-R // T)
+    if need_targets and config.ahead >= R:
+        raise DataError(
+            f"{table.path}: {R} rows are too few for --horizon {config.ahead}; add rows"
+        )
+    names, targets = columns.names(features), columns.names(columns.targets)
+    inputs = np.full((N * T, series.shape[1]), np.nan)
+    inputs[:R] = series
+    O, blank = len(targets), ("",) * len(targets)
+    cells = [*table.targets[config.ahead :], *[blank] * (N * T - R + config.ahead)][: N * T]
+    found = [tuple(chain.from_iterable(cells[n : n + T])) for n in range(0, N * T, T)]
+    return Sequences(
+        table.path,
+        Layout(tuple(names), tuple(targets), config.windows, columns.header is not None),
+        inputs.reshape(N, T, -1),
+        np.minimum(T, R - T * np.arange(N)),
+        found if targets else None,
+        lambda n, output: table.target_place(n * T + output // O + config.ahead, output % O),
+        np.pad(table.lines, (0, N * T - R), mode="edge").reshape(N, T),
+        config.decimal,
+        None,
+        [f"pieces of {T} steps of {counted(names)}{later(targets, config)}", *table.notes, *done],
+        every_step=True,
+    )
+
+
 def from_tensors(
     path: str, config: DataConfig, layout: Layout | None, need_targets: bool
 ) -> Sequences:
     """Read a tensor file; its features have no names, so a further file has to have as many."""
     if config.windows is not None:
         raise DataError(f"{path}: --windows cuts a CSV of one series; tensors are sequences")
-    tensors = read_tensors(path, need_targets)
+    tensors = read_tensors(path, need_targets, config.every_step)
     N, T, D = tensors.inputs.shape
     O = len(tensors.targets[0]) if tensors.targets else 0
+    O = O // T if config.every_step else O
     if config.num_features not in (None, D):
         raise DataError(f"{path}: inputs have {D} features, not --num_features's; leave it out")
     if layout is None:
@@ -260,9 +359,12 @@ def from_tensors(
         tensors.inputs if len(kept) == N else tensors.inputs[kept],
         tensors.lengths[kept],
         [tensors.targets[n] for n in kept] if tensors.targets else None,
-        lambda n, column: f"{path}: targets[{kept[n]}]",
+        lambda n, column: (
+            f"{path}: targets[{kept[n]}]" + f" at step {column // O}" * config.every_step
+        ),
         kept + 1,
         ".",
         None,
         [f"inputs are {T} steps of {counted(layout.features)}", *done],
+        config.every_step,
     )

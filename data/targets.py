@@ -70,7 +70,7 @@ def numbers(texts: Texts, place: Place, decimal: str) -> np.ndarray:
     for n, row in enumerate(texts):
         for column, text in enumerate(row):
             if not is_number(text, decimal):
-                if is_absent(text):
+                if is_absent(text) or not text.strip():
                     fault = f"{text!r} is no value; complete or remove the line"
                 else:
                     remedy = "correct it, or say --task classification to take it as a label"

@@ -26,7 +26,7 @@ class Tensors:
     Attributes:
       inputs: float64 [N, T, D]; NaN past a sequence's end and where a reading is missing.
       lengths: real steps of each sequence, int64 [N].
-      targets: as text, a tuple of O a sequence; None where the file has none.
+      targets: as text, a tuple of O a sequence, of every step T x O; None where the file has none.
     """
 
     inputs: np.ndarray
@@ -34,8 +34,10 @@ class Tensors:
     targets: list[tuple[str, ...]] | None
 
 
-def read_tensors(path: str, need_targets: bool) -> Tensors:
+def read_tensors(path: str, need_targets: bool, every_step: bool) -> Tensors:
     """Read `inputs` [N, T, D] or [N, T], `targets` [N] or [N, O] and optional `lengths` [N].
+
+    Targets of every step are [N, T] or [N, T, O]; NaN or empty text where a step has none.
 
     Raises:
       DataError: the file is damaged, or its arrays are not of that kind.
@@ -51,6 +53,7 @@ def read_tensors(path: str, need_targets: bool) -> Tensors:
     if inputs.ndim != 3 or inputs.dtype.kind not in "fiu" or 0 in inputs.shape:
         raise DataError(f"{path}: inputs are {described(inputs)}; expected numbers [N, T, D]")
     N, T, _ = inputs.shape
+    rows = (N, T) if every_step else (N,)
     lengths = arrays.get("lengths", np.full(N, T))
     good = lengths.shape == (N,) and lengths.dtype.kind in "iu"
     if not good or lengths.min() < 1 or lengths.max() > T:
@@ -65,7 +68,7 @@ def read_tensors(path: str, need_targets: bool) -> Tensors:
         raise DataError(
             f"{path}: inputs[{n}, {t}, {d}] = {inputs[n, t, d]} is beyond float32; rescale it"
         )
-    texts = target_texts(path, arrays["targets"], N) if "targets" in arrays else None
+    texts = target_texts(path, arrays["targets"], rows) if "targets" in arrays else None
     return Tensors(inputs, lengths.astype(np.int64), texts)
 
 
@@ -106,23 +109,30 @@ def load_safetensors(path: str) -> dict[str, np.ndarray]:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
-def target_texts(path: str, targets: np.ndarray, count: int) -> list[tuple[str, ...]]:
-    """Write targets as text, exactly.
+def target_texts(
+    path: str, targets: np.ndarray, rows: tuple[int] | tuple[int, int]
+) -> list[tuple[str, ...]]:
+    """Write targets of shape [*rows] or [*rows, O] as text, exactly, a tuple a sequence.
 
     Raises:
       DataError: they are no numbers or text of the right shape, or text that is no label.
     """
-    known = targets.dtype.kind in "fiubU" and targets.ndim in (1, 2) and 0 not in targets.shape
-    if not known or len(targets) != count:
+    axes, every_step = len(rows), len(rows) > 1
+    known = targets.dtype.kind in "fiubU" and 0 not in targets.shape
+    if not known or targets.ndim not in (axes, axes + 1) or targets.shape[:axes] != rows:
+        form = f"[N, T] or [N, T, O] with N, T = {rows[0]}, {rows[-1]}, as --every_step says"
+        form = form if every_step else f"[N] or [N, O] with N = {rows[0]}"
         raise DataError(
-            f"{path}: targets are {described(targets)}; expected numbers or text, [N] or [N, O] "
-            f"with N = {count}"
+            f"{path}: targets are {described(targets)}; expected numbers or text, {form}"
         )
-    texts = [tuple(map(str, row)) for row in targets.reshape(count, -1).tolist()]
+    texts = [tuple(map(str, row)) for row in targets.reshape(len(targets), -1).tolist()]
+    if every_step and targets.dtype.kind == "f":
+        texts = [tuple("" if text == "nan" else text for text in row) for row in texts]
     if targets.dtype.kind == "U":
         for n, row in enumerate(texts):
             for text in row:
-                if fault := target_fault(text):
+                fault = target_fault(text)
+                if fault and not (every_step and not text.strip()):
                     raise DataError(f"{path}: targets[{n}]: {fault}")
     return texts
 

@@ -41,7 +41,7 @@ def answers(model: ModelConfig, meaning: Meaning, outputs: np.ndarray) -> np.nda
     """Return what the outputs of a model say, float64.
 
     Returns:
-      probabilities [N, C]; or [N, O * P] in the unit of the data: predictions, or the quantiles in
+      probabilities [.., C]; or [.., O * P] in the unit of the data: predictions, or the quantiles in
       increasing order, or mean and standard deviation, side by side for each target. Quantiles that
       cross are sorted, which brings them no further from the true ones (Chernozhukov,
       Fernandez-Val & Galichon, 2010, "Quantile and Probability Curves Without Crossing").
@@ -50,11 +50,11 @@ def answers(model: ModelConfig, meaning: Meaning, outputs: np.ndarray) -> np.nda
         return metrics.softmax(outputs)
     outputs, restore = outputs.astype(np.float64), meaning.scaling.restore
     if model.criterion == "quantile":
-        by_target = np.sort(outputs.reshape(len(outputs), -1, len(model.levels)))
-        return restore(by_target.swapaxes(1, 2)).swapaxes(1, 2).reshape(outputs.shape)
+        by_target = np.sort(outputs.reshape(*outputs.shape[:-1], -1, len(model.levels)))
+        return restore(by_target.swapaxes(-1, -2)).swapaxes(-1, -2).reshape(outputs.shape)
     if model.criterion == "gaussian_nll":
         center, std = mean_and_std(outputs)
-        pairs = np.stack([restore(center), std * meaning.scaling.target_std], axis=2)
+        pairs = np.stack([restore(center), std * meaning.scaling.target_std], axis=-1)
         return pairs.reshape(outputs.shape)
     return restore(outputs)
 
@@ -63,11 +63,12 @@ def answers(model: ModelConfig, meaning: Meaning, outputs: np.ndarray) -> np.nda
 def measure(
     model: ModelConfig, meaning: Meaning, outputs: np.ndarray, known: Known
 ) -> dict[str, float]:
-    """Return the metrics of outputs [N, O * P], in the unit of the data.
+    """Return the metrics of outputs [N, O * P], or [N, T, O * P], in the unit of the data.
 
     Of quantiles and of means and standard deviations they are those of the point prediction, where
     there is one, and those of the distribution.
     """
+    outputs = outputs if known.steps is None else outputs[known.steps]
     found, targets = answers(model, meaning, outputs), known.targets
     if model.criterion == "cross_entropy":
         return metrics.classification(found, targets)

@@ -42,7 +42,7 @@ class Progress:
       epoch: epochs completed.
       batch: batches done of the epoch under way.
       step: optimiser steps taken.
-      loss_sum, rows: of the epoch under way, for its mean loss.
+      loss_sum, rows: of the epoch under way, for its mean loss; rows are steps of --every_step.
       seconds: spent on the epoch under way.
       best_loss, best_epoch: of the best epoch so far, by validation loss.
     """

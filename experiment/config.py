@@ -21,6 +21,8 @@ class Recipe(UpdateRule, Objective, Architecture, DataConfig):
             object.__setattr__(self, "task", TASK_OF[self.loss])
         if self.task != "auto":
             self.check_task(self.task)
+        if self.every_step:
+            self.check_every_step()
         if self.decodes and self.forecast != "path":
             raise ConfigError(
                 f"--model {self.model}: forecasts a series step by step; needs --windows W "

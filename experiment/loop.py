@@ -47,12 +47,12 @@ def predict_part(backend: Backend, state: Any, part: Part) -> Prediction:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # seen by the result, which is then not finite
-def scaled_loss(
-    model: ModelConfig, meaning: Meaning, outputs: np.ndarray, targets: np.ndarray
-) -> float:
+def scaled_loss(model: ModelConfig, meaning: Meaning, outputs: np.ndarray, part: Part) -> float:
     """Return the loss that training minimises, in float64 and in scaled units."""
     class_weights = np.array(meaning.class_weights) if meaning.class_weights else None
-    return float(training_loss(model, outputs.astype(np.float64), targets, class_weights))
+    weights = None if part.weights is None else part.weights[part.rows]
+    targets = part.targets[part.rows]
+    return float(training_loss(model, outputs.astype(np.float64), targets, class_weights, weights))
 
 
 def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
@@ -145,12 +145,13 @@ class Training:
                     f"loss {result.loss:.4g}, gradient norm {result.gradient_norm:.4g}",
                 )
             norm = result.gradient_norm
+            count = len(positions) if batch.weights is None else int(batch.weights.sum())
             progress = self.progress = replace(
                 progress,
                 batch=progress.batch + 1,
                 step=progress.step + 1,
-                loss_sum=progress.loss_sum + result.loss * len(positions),
-                rows=progress.rows + len(positions),
+                loss_sum=progress.loss_sum + result.loss * count,
+                rows=progress.rows + count,
             )
         return norm
 
@@ -163,16 +164,14 @@ class Training:
         judged = train_loss
         if len(valid):
             outputs = predict_part(self.backend, self.state, valid).outputs
-            judged = scaled_loss(
-                *(self.model, self.dataset.meaning, outputs, valid.targets[valid.rows])
-            )
+            judged = scaled_loss(self.model, self.dataset.meaning, outputs, valid)
             if not math.isfinite(judged):
                 raise self.diverged(progress.step, f"validation loss {judged:.4g}")
             entry["valid_loss"] = judged
             if self.dataset.meaning.task == "classification":
-                entry["valid_accuracy"] = float(
-                    (outputs.argmax(axis=1) == valid.targets[valid.rows]).mean()
-                )
+                weights = None if valid.weights is None else valid.weights[valid.rows]
+                correct = outputs.argmax(axis=-1) == valid.targets[valid.rows]
+                entry["valid_accuracy"] = float(np.average(correct, weights=weights))
         entry["gradient_norm"] = norm
         best = progress.best_loss is None or judged < progress.best_loss
         self.progress = Progress(

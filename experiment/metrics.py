@@ -59,9 +59,9 @@ def gaussian(center: np.ndarray, std: np.ndarray, targets: np.ndarray) -> dict[s
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Return probabilities [N, C], float64."""
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    """Return probabilities [.., C], float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def classification(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:

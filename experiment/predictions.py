@@ -1,4 +1,4 @@
-"""Predictions of a checkpoint, as a CSV a row for each sequence.
+"""Predictions of a checkpoint, as a CSV a row for each sequence, or for each of its steps.
 
 Dimensions: N sequences, T time, O regression targets, C classes.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data.batching import Part
-from data.dataset import Known, Meaning, described, truth_of
+from data.dataset import Meaning, described, known_of, truth_of, with_targets
 from data.sequences import Sequences, read_sequences
 from experiment import checkpoint
 from experiment.answers import answers, measure, point, suffixes
@@ -70,19 +70,20 @@ def predict(config: PredictConfig) -> Report:
     model = model_config(run, meaning)
     model.check_length(sequences.lengths.max())
     state = backend.init_state(model, OptimizerConfig(), execution, weights_of(stored))
-    rows = np.arange(len(sequences))
     inputs = sequences.scaled(meaning.scaling, run.dtype)
-    part = Part(inputs, sequences.lengths, None, rows)
+    part = Part(inputs, sequences.lengths, None, np.arange(len(sequences)))
     prediction = predict_part(backend, state, part)
     measured = None
-    if sequences.targets:
+    if sequences.targets and len(with_targets(sequences)):
         truth = truth_of(sequences, meaning.classes)
-        measured = measure(model, meaning, prediction.outputs[: len(truth)], Known(truth, None))
+        known = known_of(sequences, np.arange(len(truth)), truth, meaning)
+        measured = measure(model, meaning, prediction.outputs[: len(truth)], known)
     files = [(config.out, to_csv(*prediction_rows(model, meaning, sequences, prediction)))]
     if config.attention:
         files.append((config.attention, to_csv(*attention_rows(sequences, prediction))))
     notes = [f"{config.data_path}: {described(sequences)}", *sequences.notes]
-    return Report(files, len(sequences), measured, notes)
+    rows = int(sequences.lengths.sum()) if model.every_step else len(sequences)
+    return Report(files, rows, measured, notes)
 
 
 def check_new(name: str, path: str) -> None:
@@ -101,22 +102,34 @@ def weights_of(stored: Checkpoint) -> dict[str, np.ndarray]:
 def prediction_rows(
     model: ModelConfig, meaning: Meaning, sequences: Sequences, prediction: Prediction
 ) -> tuple[list[str], Iterable[Sequence[object]]]:
-    """Return header and rows: line in the file, prediction(s), probabilities, truth if known."""
+    """Return header and rows: line in the file, prediction(s), probabilities, truth if known.
+
+    Of every step there is a row for each real one, and a column "step" that counts from 0.
+    """
     known, names = sequences.targets or [], meaning.layout.outputs
-    found = answers(model, meaning, prediction.outputs)
+    outputs, places = prediction.outputs, sequences.lines[:, None].tolist()
+    if model.every_step:
+        N, T = outputs.shape[:2]
+        real = np.arange(T) < sequences.lengths[:, None]
+        outputs = outputs[real]
+        lines = np.broadcast_to(sequences.lines.reshape(N, -1), (N, T))
+        places = np.stack([lines, np.broadcast_to(np.arange(T), (N, T))], axis=-1)[real].tolist()
+        O = len(names)
+        known = [known[n][t * O : (t + 1) * O] for n, t in np.argwhere(real)] if known else []
+    found = answers(model, meaning, outputs)
     if meaning.task == "classification":
         header = ["prediction", *(f"probability_{label}" for label in meaning.classes)]
         rows = [[meaning.classes[row.argmax()], *map(repr, row.tolist())] for row in found]
     else:
         chosen = columns(model, names)
-        header, places = ([*part] for part in zip(*chosen, strict=True))
-        rows = [list(map(repr, row)) for row in found[:, places].tolist()]
+        header, order = ([*part] for part in zip(*chosen, strict=True))
+        rows = [list(map(repr, row)) for row in found[:, order].tolist()]
     if known:
         header += names
         blank = ("",) * len(names)
         rows = [[*row, *(known[n] if n < len(known) else blank)] for n, row in enumerate(rows)]
-    lines = sequences.lines.tolist()
-    return ["line", *header], ([line, *row] for line, row in zip(lines, rows, strict=True))
+    where = ["line", "step"] if model.every_step else ["line"]
+    return [*where, *header], ([*at, *row] for at, row in zip(places, rows, strict=True))
 
 
 def columns(model: ModelConfig, targets: Sequence[str]) -> list[tuple[str, int]]:

@@ -119,17 +119,32 @@ def read_dataset(config: Recipe, dtype: str, meaning: Meaning | None = None) -> 
     """
     dataset = load_dataset(config, dtype, config.seed, meaning)
     config.check_task(dataset.meaning.task)
+    check_causal(config, dataset.meaning)
     if config.class_weights is None:
         return dataset
     train, meaning = dataset.train, dataset.meaning
     if not meaning.class_weights:
-        weights = balanced(train.targets[train.rows], len(meaning.classes))
+        targets = train.targets[train.rows]
+        targets = targets if train.weights is None else targets[train.weights[train.rows] > 0]
+        weights = balanced(targets, len(meaning.classes))
         meaning = replace(meaning, class_weights=weights)
     pairs = zip(meaning.classes, meaning.class_weights, strict=True)
     said = shown([f"{label!r} {weight:.4g}" for label, weight in pairs])
     dataset.notes.append(f"class weights in the loss, balanced over the training rows: {said}")
     weighted = replace(train, class_weights=np.array(meaning.class_weights))
     return replace(dataset, meaning=meaning, train=weighted)
+
+
+def check_causal(config: Recipe, meaning: Meaning) -> None:
+    """Raise ConfigError where a model would read at a step what it is to forecast there."""
+    layout = meaning.layout
+    forecasts = config.windows is not None and set(layout.targets) <= set(layout.features)
+    if config.every_step and forecasts and config.sees_ahead:
+        how = "--bidirectional" if config.recurrent else "--model transformer without --causal"
+        raise ConfigError(
+            f"{how}: sees the later readings of {shown(layout.targets)} that --every_step asks it "
+            "to forecast; let it see the past alone"
+        )
 
 
 def balanced(targets: np.ndarray, classes: int) -> tuple[float, ...]:

@@ -45,7 +45,8 @@ def answers(
 
     Returns:
       float64 [B, O]: predictions, or the probabilities of the classes; or of each target side by
-      side its quantiles in increasing order, or mean and standard deviation.
+      side its quantiles in increasing order, or mean and standard deviation. Of every step
+      [B, T, O], of which what stands past an end means nothing.
     """
     scaled = (inputs - units.input_mean) / units.input_std
     scaled = jnp.where(jnp.isnan(scaled), 0.0, scaled).astype(params["head"]["bias"].dtype)
@@ -58,7 +59,7 @@ def answers(
         return jax.nn.softmax(outputs, axis=-1)
     mean, std = units.target_mean, units.target_std
     if config.criterion == "quantile":
-        by_target = outputs.reshape(outputs.shape[0], -1, len(config.levels))
+        by_target = outputs.reshape(*outputs.shape[:-1], -1, len(config.levels))
         by_target = jnp.sort(by_target, axis=-1)
         return (by_target * std[:, None] + mean[:, None]).reshape(outputs.shape)
     if config.criterion == "gaussian_nll":

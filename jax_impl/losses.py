@@ -1,10 +1,10 @@
 """Losses: a mean over the batch.
 
-Dimensions: B batch, O regression targets, Q quantiles, C classes.
+Dimensions: B batch, T time, O regression targets, P predictions, Q quantiles, C classes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 from jax import Array
@@ -14,6 +14,16 @@ from jaxtyping import Float, Int
 from spec.units import LEAST_STD
 
 LOG_ROOT_2PI = math.log(2 * math.pi) / 2
+
+
+def check(predictions: Float[Array, "B P"], targets: Float[Array, "B O"], outputs: int = 1) -> None:
+    """Raise ValueError unless there are `outputs` predictions side by side for each target."""
+    B, O = targets.shape
+    if predictions.shape != (B, O * outputs):
+        raise ValueError(
+            f"predictions {list(predictions.shape)} do not fit targets {[B, O]}: expected "
+            f"{[B, O * outputs]}"
+        )
 
 
 def mean(losses: Float[Array, "B O"], weights: Float[Array, " B"] | None) -> Float[Array, ""]:
@@ -29,6 +39,7 @@ def mean_squared_error(
     weights: Float[Array, " B"] | None = None,
 ) -> Float[Array, ""]:
     """Return the mean of (prediction - target)**2 over rows, by weight if given, and targets."""
+    check(predictions, targets)
     return mean((predictions - targets) ** 2, weights)
 
 
@@ -47,20 +58,21 @@ def quantile_loss(
 
     Source: Koenker & Bassett (1978), "Regression Quantiles".
     """
+    check(predictions, targets, len(quantiles))
     q = jnp.asarray(quantiles, predictions.dtype)
     u = targets[..., None] - predictions.reshape(*targets.shape, len(quantiles))
     return mean((jnp.where(u < 0, q - 1, q) * u).mean(axis=-1), weights)
 
 
 def mean_and_std(
-    outputs: Float[Array, "B O*2"],
-) -> tuple[Float[Array, "B O"], Float[Array, "B O"]]:
+    outputs: Float[Array, "... O*2"],
+) -> tuple[Float[Array, "... O"], Float[Array, "... O"]]:
     """Read outputs as the mean and the standard deviation of each target, side by side.
 
     std = softplus(output) + LEAST_STD: it grows no faster than the output, so it cannot overflow,
     and its floor bounds 1 / std. A log-variance bounds neither.
     """
-    center, raw = jnp.unstack(outputs.reshape(outputs.shape[0], -1, 2), axis=-1)
+    center, raw = jnp.unstack(outputs.reshape(*outputs.shape[:-1], -1, 2), axis=-1)
     softplus = jnp.logaddexp(raw, jnp.zeros_like(raw))
     return center, softplus + LEAST_STD
 
@@ -77,6 +89,7 @@ def gaussian_nll(
     Source: Nix & Weigend (1994), "Estimating the Mean and Variance of the Target Probability
     Distribution".
     """
+    check(predictions, targets, 2)
     center, std = mean_and_std(predictions)
     z = (targets - center) / std
     return mean(z**2 / 2 + jnp.log(std) + LOG_ROOT_2PI, weights)
@@ -99,6 +112,8 @@ def cross_entropy(
     Source: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna (2016), "Rethinking the Inception Architecture
     for Computer Vision", of label smoothing.
     """
+    if targets.shape != logits.shape[:1]:
+        raise ValueError(f"logits {list(logits.shape)} do not fit targets {list(targets.shape)}")
     surprise = -log_softmax(logits, axis=-1)
     if class_weights is not None:
         surprise = class_weights * surprise
@@ -110,6 +125,19 @@ def cross_entropy(
         return mean(losses, weights)
     own = jnp.ones_like(losses) if weights is None else weights[:, None]
     return (own * losses).sum() / (own * class_weights[targets[:, None]]).sum()
+
+
+def over_steps(
+    loss: Callable[..., Float[Array, ""]],
+    predictions: Float[Array, "B T O"],
+    targets: Float[Array, "B T O"] | Int[Array, "B T"],
+    weights: Float[Array, "B T"] | None = None,
+    **options,
+) -> Float[Array, ""]:
+    """Return a loss over every step of every sequence, each a row to it; weight 0 masks a step."""
+    weights = None if weights is None else weights.reshape(-1)
+    rows = (part.reshape(-1, *part.shape[2:]) for part in (predictions, targets))
+    return loss(*rows, weights, **options)
 
 
 LOSSES = {

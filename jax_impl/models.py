@@ -38,7 +38,7 @@ State = Float[Array, "L B H"] | tuple[Float[Array, "L B H"], Float[Array, "L B H
 
 
 class Output(NamedTuple):
-    predictions: Float[Array, "B O"]
+    predictions: Float[Array, "B O"] | Float[Array, "B T O"]
     attention: Float[Array, "B T"] | Float[Array, "B K T"] | None
 
 
@@ -106,6 +106,20 @@ def read_out(
     return features @ head["weight"].T + head["bias"]
 
 
+def read_steps(
+    config: ModelConfig,
+    head: Mapping[str, Array],
+    outputs: Float[Array, "B T G"],
+    lengths: Int[Array, " B"] | None,
+    keep: Mapping[str, Array] | None,
+) -> Float[Array, "B T O"]:
+    """Apply the head at every step, zero past each end."""
+    predictions = read_out(config, head, outputs, keep)
+    if lengths is None:
+        return predictions
+    return jnp.where(real_steps(lengths, outputs.shape[1])[..., None], predictions, 0.0)
+
+
 def recurrent_model(
     config: ModelConfig,
     params: Mapping[str, Mapping[str, Array]],
@@ -117,6 +131,8 @@ def recurrent_model(
 ) -> Output:
     """Predict from the final hidden state of recurrent layers, the part "rnn", "gru" or "lstm".
 
+    With `config.every_step` at every step, from that step's output.
+
     Args:
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
@@ -124,10 +140,12 @@ def recurrent_model(
       keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
 
     Returns:
-      predictions [B, O], no attention.
+      predictions [B, O], or of every step [B, T, O], zero past each end; no attention.
     """
     run = recurrent_layers(config, layers)
     outputs, state = run(params[config.cell], inputs, lengths, state, keep)
+    if config.every_step:
+        return Output(read_steps(config, params["head"], outputs, lengths, keep), None)
     features = last_layer(config, outputs, state, lengths)
     return Output(read_out(config, params["head"], features, keep), None)
 
@@ -212,6 +230,8 @@ def transformer_model(
         pooled = mean of y, y at the last step, or what that attends to among all
         predictions = W pooled + b
 
+    With `config.every_step` at every step, W y + b.
+
     Args:
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
@@ -219,9 +239,12 @@ def transformer_model(
       keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
 
     Returns:
-      predictions [B, O]; with pooling "attention" its weights [B, T], zero past each end.
+      predictions [B, O], or of every step [B, T, O], zero past each end; with pooling "attention"
+      its weights [B, T], zero past each end.
     """
     y, weights = encode(config, params, inputs, lengths, keep, layers), None
+    if config.every_step:
+        return Output(read_steps(config, params["head"], y, lengths, keep), None)
     pooled = y[:, -1] if lengths is None else at_end(y, lengths)
     if config.pooling == "attention":
         valid = None if lengths is None else real_steps(lengths, y.shape[1])

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from jax_impl import fast, recurrent
 from jax_impl.arrays import device, from_numpy, prepare, to_names, to_numpy, to_tree
-from jax_impl.losses import LOSSES
+from jax_impl.losses import LOSSES, over_steps
 from jax_impl.models import MODELS, Output
 from jax_impl.optimizers import OptimizerState, optimizer
 from spec.backend import Prediction, StepResult
@@ -77,7 +77,10 @@ def apply(config: ModelConfig, execution: Execution, params, arrays: Mapping[str
 
 
 def objective(config: ModelConfig, predictions: Array, arrays: Mapping[str, Any]) -> Array:
-    """Return the mean loss of predictions for the targets and weights of a batch."""
+    """Return the mean loss of predictions for the targets and weights of a batch.
+
+    Of every step without weights it is over the real ones.
+    """
     options = {}
     if config.criterion == "quantile":
         options = {"quantiles": config.levels}
@@ -86,8 +89,13 @@ def objective(config: ModelConfig, predictions: Array, arrays: Mapping[str, Any]
             "label_smoothing": config.label_smoothing,
             "class_weights": arrays.get("class_weights"),
         }
-    loss = LOSSES[config.criterion]
-    return loss(predictions, arrays["targets"], arrays.get("weights"), **options)
+    loss, weights = LOSSES[config.criterion], arrays.get("weights")
+    if config.every_step:
+        loss = partial(over_steps, loss)
+        if weights is None and "lengths" in arrays:
+            steps = recurrent.real_steps(arrays["lengths"], predictions.shape[1])
+            weights = steps.astype(predictions.dtype)
+    return loss(predictions, arrays["targets"], weights, **options)
 
 
 def loss(config: ModelConfig, execution: Execution, params, arrays: Mapping[str, Any]) -> Array:

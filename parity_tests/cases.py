@@ -24,6 +24,7 @@ class Case:
       ragged: lengths differ, from 1 to T; what stands past an end is NaN.
       state: initial states are given, else they are 0.
       steps: of a forecast step by step, where `teacher` is how often the true value is told.
+      every_step: it predicts at every step, not once a sequence.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Case:
     options: Recurrence = PLAIN
     steps: int = 1
     teacher: float = 0.0
+    every_step: bool = False
 
     def __str__(self) -> str:
         words = [self.model if self.nonlinearity == "tanh" else f"{self.model}_relu"]
@@ -59,6 +61,7 @@ class Case:
         words += [f"{self.layers}layers"] * (self.layers > 1)
         words += ["bidirectional"] * self.bidirectional + ["ragged"] * self.ragged
         words += ["univariate"] * (self.features == 1) + ["state"] * self.state
+        words += ["every-step"] * self.every_step
         words += ["classes"] * (self.task == "classification") + ["dropout"] * (self.dropout > 0)
         words += ["taught"] * (self.teacher == 1) + ["half-taught"] * (0 < self.teacher < 1)
         return "-".join(words)
@@ -95,6 +98,7 @@ class Case:
             self_attention=self.self_attention,
             **{f.name: getattr(self.options, f.name) for f in fields(Recurrence)},
             teacher_forcing=self.teacher,
+            every_step=self.every_step,
             task=self.task,
             input_size=self.features,
             output_size=5 if self.task == "classification" else self.steps * self.targets_of_a_step,
@@ -124,9 +128,10 @@ class Case:
         path = (self.steps,) if self.config.decodes else ()
         for name in {"lstm": ("h", "c"), "transformer": ()}.get(self.config.cell, ("h",)):
             arrays[name] = draw(size=(self.layers * self.config.directions, B, sizes[name]))
-        arrays["d predictions"] = draw(size=(B, self.config.output_size))
+        steps = (T,) if self.every_step else ()
+        arrays["d predictions"] = draw(size=(B, *steps, self.config.output_size))
         arrays["d attention"] = draw(size=(B, *path, T))
-        arrays["targets"] = draw(size=(B, self.config.output_size))
+        arrays["targets"] = draw(size=(B, *steps, self.config.output_size))
         return arrays
 
     @property
@@ -155,7 +160,8 @@ class Case:
     @property
     def targets(self) -> np.ndarray:
         if self.task == "classification":
-            return np.array([4, 0, 2])
+            labels = np.array([4, 0, 2])
+            return (labels[:, None] + np.arange(T)) % 5 if self.every_step else labels
         return self._arrays["targets"]
 
 
@@ -217,6 +223,11 @@ CASES = [
     Case("transformer", ragged=True, positions="learned", activation="relu", pooling="attention"),
     Case("transformer", layers=2, ragged=True, causal=True, pooling="last", dropout=0.4),
     Case("transformer", positions="learned", norm_first=True, pooling="attention", dropout=0.4),
+    Case("rnn", ragged=True, every_step=True, dropout=0.4, state=True),
+    Case("gru", features=1, ragged=True, every_step=True, task="classification"),
+    Case("lstm", layers=2, bidirectional=True, ragged=True, every_step=True),
+    Case("transformer", every_step=True, dropout=0.4, task="classification"),
+    Case("transformer", ragged=True, every_step=True, causal=True, norm_first=True),
     Case("rnn_seq2seq", ragged=True, steps=3, nonlinearity="relu", teacher=0.5),
     Case(
         "gru_seq2seq", steps=2, bidirectional=True, reset_after=False, score="general", teacher=1.0

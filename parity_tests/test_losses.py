@@ -1,6 +1,7 @@
 """The losses agree with each other, with NumPy and with others' own, values and gradients."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from spec import losses
 from spec.config import ModelConfig
 from spec.units import LEAST_STD
 
-B, O, C = 5, 2, 3
+B, O, C, T = 5, 2, 3, 4
 LEVELS = (0.1, 0.5, 0.8)  # neither symmetric nor as many as there are targets
 DRAW = np.random.default_rng(2).normal
 NUMBERS, LABELS = DRAW(size=(B, O)), np.array([2, 0, 1, 1, 2])
@@ -278,3 +279,64 @@ def test_a_configuration_chooses_the_loss_and_its_options(case, weights):
             given_weights = given["class_weights"]
             found = losses.training_loss(config, case.predictions, case.targets, given_weights)
             assert found == expected
+
+
+@each_case
+@pytest.mark.parametrize("every", [True, False], ids=["all known", "some unknown"])
+def test_a_loss_over_steps_is_that_of_the_known_ones(case, every):
+    """Rows as steps of three sequences; what stands where a target is unknown is of no account."""
+    known = (
+        np.ones((3, T), bool) if every else np.array([[1, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 1]]) > 0
+    )
+    draw = np.random.default_rng(8)
+    predictions = draw.normal(size=(3, T, case.width))
+    rows = draw.choice(B, size=(3, T))
+    targets = case.targets[rows]
+    expected = in_numpy(
+        case.by(losses, np.asarray, targets[known]), {"predictions": predictions[known]}, COTANGENT
+    )
+    gradient = np.zeros_like(predictions)
+    gradient[known] = expected["d predictions"]
+    expected["d predictions"] = gradient
+    weights = () if every else (known.astype(float),)
+
+    def over_steps(library, put):
+        options = {n: put(x) if isinstance(x, np.ndarray) else x for n, x in case.options.items()}
+        own = partial(library.over_steps, getattr(library, case.name), **options)
+        given = [put(x) for x in (targets, *weights)]
+        return lambda leaves: {"loss": own(leaves["predictions"], *given)}
+
+    for run, side in zip((in_torch, in_jax), SIDES, strict=True):
+        assert_same(run(over_steps(*side), {"predictions": predictions}, COTANGENT), expected)
+
+
+@pytest.mark.parametrize("training", [torch_impl.training, jax_impl.training])
+def test_without_weights_the_real_steps_count(training):
+    """Of predictions at every step; NumPy is given the mask."""
+    put = torch.tensor if training is torch_impl.training else jnp.asarray
+    lengths, draw = np.array([3, 1, T]), np.random.default_rng(9)
+    predictions, targets = draw.normal(size=(2, 3, T, O))
+    config = ModelConfig(model="rnn", every_step=True, output_size=O)
+    real = (np.arange(T) < lengths[:, None]).astype(float)
+    masked = losses.training_loss(config, predictions, targets, weights=real)
+    whole = losses.training_loss(config, predictions, targets)
+    assert abs(masked - whole) > 0.01
+    for given, expected in (({"lengths": put(lengths)}, masked), ({}, whole)):
+        found = training.objective(config, put(predictions), {"targets": put(targets)} | given)
+        assert float(found) == pytest.approx(float(expected), rel=1e-14)
+
+
+@pytest.mark.parametrize(("library", "put"), SIDES)
+def test_shapes_that_would_be_broadcast_are_refused(library, put):
+    one, two, labels = put(np.zeros((B, 1))), put(np.zeros((B, 2))), put(np.zeros((B, 1), int))
+    with pytest.raises(ValueError, match=r"predictions \[5, 1\] do not fit targets \[5, 2\]"):
+        library.mean_squared_error(one, two)
+    with pytest.raises(ValueError, match=r"\[5, 2\]: expected \[5, 6\]"):
+        library.quantile_loss(two, two, quantiles=LEVELS)
+    with pytest.raises(ValueError, match=r"\[5, 1\]: expected \[5, 2\]"):
+        library.gaussian_nll(one, one)
+    with pytest.raises(ValueError, match=r"logits \[5, 2\] do not fit targets \[5, 1\]"):
+        library.cross_entropy(two, labels)
+    steps = put(np.zeros((3, 4, 2))), put(np.zeros((3, 4, 1)))
+    with pytest.raises(ValueError, match=r"predictions \[12, 2\] do not fit targets \[12, 1\]"):
+        library.over_steps(library.mean_squared_error, *steps)

@@ -17,7 +17,10 @@ from spec import reference
 from spec.config import Recurrence
 
 # Each encoder once, whatever stands on top of it.
-ENCODERS = [c for c in CASES if c.config.recurrent and not c.config.attends] + cases.LAYERS
+ENCODERS = [
+    *(c for c in CASES if c.config.recurrent and not (c.config.attends or c.every_step)),
+    *cases.LAYERS,
+]
 # As wide below the first layer as above it, where a residual or a mask could slip in unnoticed.
 ENCODERS += [
     Case(

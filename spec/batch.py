@@ -21,9 +21,11 @@ class Batch:
     Attributes:
       inputs: scaled readings [B, T, D]; what stands past a sequence's end is never used.
       lengths: real steps of each sequence [B], 1 <= length <= T; None when all have T.
-      targets: scaled numbers [B, O], or class indices [B]; None when only predicting.
+      targets: scaled numbers [B, O], or class indices [B]; of every step [B, T, O] or [B, T];
+        None when only predicting.
       keep: masks of training by name, True = keep, as `keep_masks` draws them.
-      weights: how much each sequence counts in the loss [B], >= 0 and not all 0; None for alike.
+      weights: how much each sequence counts in the loss [B], of every step how much that does
+        [B, T], >= 0 and not all 0; None for alike.
       class_weights: how much each class counts in the loss [C], > 0; None for alike.
     """
 
@@ -54,7 +56,7 @@ def keep_masks(
       of a transformer "embedding" [B, T, H] and, of each layer n, "layer<n>.weights" [B, N, T, T]
       and what leaves its three matrix products: "layer<n>.attention" [B, T, H], "layer<n>.units"
       [B, T, U] and "layer<n>.feedforward" [B, T, H]. None of these when the model drops nothing.
-      Of a decoder "head" is [B, K, G], and "teacher" [B, K], where True keeps the true value of a
+      Of predictions at every step "head" is [B, T, G]; of a decoder [B, K, G], and "teacher" [B, K], where True keeps the true value of a
       step for the next one, and False replaces it by the forecast; none when all are replaced.
 
     Source: Williams & Zipser (1989), "A Learning Algorithm", for the true value always; Bengio et
@@ -75,7 +77,7 @@ def keep_masks(
             shapes[f"layer{n}.attention"] = layer
             shapes[f"layer{n}.units"] = (rows, time, config.units)
             shapes[f"layer{n}.feedforward"] = layer
-    path = (config.forecast_steps,) if config.decodes else ()
+    path = (config.forecast_steps,) if config.decodes else (time,) * config.every_step
     shapes["head"] = (rows, *path, config.head_size)
     kinds = [(config.dropout, shapes)]
     if config.recurrent:

@@ -178,6 +178,11 @@ class Architecture(Recurrence):
         return self.pooling == "attention" if not self.recurrent else self.model != self.cell
 
     @property
+    def sees_ahead(self) -> bool:
+        """Whether what is said at a step depends on the readings after it."""
+        return self.bidirectional or not (self.recurrent or self.causal)
+
+    @property
     def directions(self) -> int:
         return 2 if self.bidirectional else 1
 
@@ -196,6 +201,18 @@ class Architecture(Recurrence):
         """Most steps of a sequence that the model can read; None for any number."""
         learned = not self.recurrent and self.positions == "learned"
         return self.max_length if learned else None
+
+    def check_every_step(self) -> None:
+        """Raise ConfigError where the model answers but once a sequence."""
+        if self.recurrent and self.model != self.cell:
+            raise ConfigError(
+                f"--every_step: --model {self.model} answers once a sequence; choose {self.cell} "
+                "or transformer"
+            )
+        if not self.recurrent and self.pooling != "mean":
+            raise ConfigError(
+                f"--pooling {self.pooling}: --every_step pools no steps; leave it out"
+            )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -319,6 +336,7 @@ class ModelConfig(Objective, Architecture):
         "a whole number >= 1",
         lambda n: n >= 1,
     )
+    every_step: bool = option(False, "predict at every step, not once a sequence")
     forecast_steps: int = option(
         1, "seq2seq: steps that share the outputs evenly", "a whole number >= 1", lambda n: n >= 1
     )
@@ -336,6 +354,8 @@ class ModelConfig(Objective, Architecture):
                 f"--model {self.model}: forecasts numbers, the targets are labels; choose another"
             )
         self.check_task(self.task)
+        if self.every_step:
+            self.check_every_step()
         if self.output_size % self.outputs_per_target:
             raise ConfigError(
                 f"output_size {self.output_size}: --loss {self.loss} takes "

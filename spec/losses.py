@@ -2,7 +2,7 @@
 
 Any dtype works: longdouble for the exact answer, complex for derivatives.
 
-Dimensions: B batch, O regression targets, Q quantiles, C classes.
+Dimensions: B batch, T time, O regression targets, Q quantiles, C classes.
 """
 
 import math
@@ -45,11 +45,11 @@ def quantile_loss(
 
 
 def mean_and_std(outputs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Read outputs [B, O * 2] as means and standard deviations [B, O], scaled as the targets are.
+    """Read outputs [.., O * 2] as means and standard deviations [.., O], scaled as the targets are.
 
     A standard deviation is softplus(output) + LEAST_STD.
     """
-    pairs = outputs.reshape(len(outputs), -1, 2)
+    pairs = outputs.reshape(*outputs.shape[:-1], -1, 2)
     raw = pairs[..., 1]
     # log(1 + exp(raw)), of which neither end overflows; complex numbers have no logaddexp.
     softplus = np.where(raw.real > 0, raw, 0) + np.log1p(np.exp(np.where(raw.real > 0, -raw, raw)))
@@ -93,17 +93,24 @@ def training_loss(
     predictions: np.ndarray,
     targets: np.ndarray,
     class_weights: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Return the loss that a model is trained to minimise, of all rows alike."""
+    """Return the loss that a model is trained to minimise, by weights [B] or [B, T] if given."""
+    if config.every_step:
+        predictions, targets = (
+            part.reshape(-1, *part.shape[2:]) for part in (predictions, targets)
+        )
+        weights = None if weights is None else weights.reshape(-1)
     if config.criterion == "cross_entropy":
         return cross_entropy(
             predictions,
             targets,
+            weights,
             label_smoothing=config.label_smoothing,
             class_weights=class_weights,
         )
     if config.criterion == "quantile":
-        return quantile_loss(predictions, targets, quantiles=config.levels)
+        return quantile_loss(predictions, targets, weights, quantiles=config.levels)
     if config.criterion == "gaussian_nll":
-        return gaussian_nll(predictions, targets)
-    return mean_squared_error(predictions, targets)
+        return gaussian_nll(predictions, targets, weights)
+    return mean_squared_error(predictions, targets, weights)

@@ -346,6 +346,13 @@ def predict(
     predictions, attended = [], []
     for b in range(B):
         outputs = encoded.outputs[b, : T if lengths is None else lengths[b]]
+        if config.every_step:
+            n, features = len(outputs), outputs
+            if keep and "head" in keep:
+                features = np.where(keep["head"][b, :n], features / (1 - config.dropout), 0)
+            own = features @ arrays["head.weight"].T + arrays["head.bias"]
+            predictions.append(np.pad(own, ((0, T - n), (0, 0))))
+            continue
         if config.recurrent:
             P = config.state_size
             features = np.concatenate([outputs[-1, :P], outputs[0, P:]])

@@ -29,7 +29,7 @@ OUT_OF_RANGE = {
     "--patience": WHOLE,
     "--threads": (*WHOLE, "1025"),
     "--windows": WHOLE,
-    "--horizon": WHOLE,
+    "--horizon": ("-1", "1.5", "x"),
     "--num_features": WHOLE,
     "--warmup_steps": ("-1", "1.5", str(2**31)),
     "--seed": ("-1", "1.5", "x"),

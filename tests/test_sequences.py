@@ -426,7 +426,7 @@ def test_windows_of_labels(file):
     numbers = read(file, series(5), windows=2, task="classification")
     assert numbers.layout.features == ("a",)
     assert not numbers.forecasts
-    with pytest.raises(DataError, match="no column beside the label"):
+    with pytest.raises(DataError, match="no column beside the target"):
         read(file, "state\non\noff\non\n", windows=2)
 
 

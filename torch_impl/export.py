@@ -51,7 +51,8 @@ class Answers(nn.Module):
 
     Returns:
       float64 [B, O]: predictions, or the probabilities of the classes; or of each target side by
-      side its quantiles in increasing order, or mean and standard deviation.
+      side its quantiles in increasing order, or mean and standard deviation. Of every step
+      [B, T, O], of which what stands past an end means nothing.
     """
 
     def __init__(self, config: ModelConfig, model: nn.Module, units: Units):
@@ -71,7 +72,7 @@ class Answers(nn.Module):
             return torch.softmax(outputs, dim=-1)
         mean, std = self.target_mean, self.target_std
         if self.config.criterion == "quantile":
-            by_target = outputs.reshape(outputs.shape[0], -1, len(self.config.levels))
+            by_target = outputs.reshape(*outputs.shape[:-1], -1, len(self.config.levels))
             by_target = torch.sort(by_target, dim=-1).values
             return (by_target * std[:, None] + mean[:, None]).reshape(outputs.shape)
         if self.config.criterion == "gaussian_nll":

@@ -1,10 +1,10 @@
 """Losses: a mean over the batch.
 
-Dimensions: B batch, O regression targets, Q quantiles, C classes.
+Dimensions: B batch, T time, O regression targets, P predictions, Q quantiles, C classes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -13,6 +13,18 @@ from torch import Tensor, log_softmax
 from spec.units import LEAST_STD
 
 LOG_ROOT_2PI = math.log(2 * math.pi) / 2
+
+
+def check(
+    predictions: Float[Tensor, "B P"], targets: Float[Tensor, "B O"], outputs: int = 1
+) -> None:
+    """Raise ValueError unless there are `outputs` predictions side by side for each target."""
+    B, O = targets.shape
+    if predictions.shape != (B, O * outputs):
+        raise ValueError(
+            f"predictions {list(predictions.shape)} do not fit targets {[B, O]}: expected "
+            f"{[B, O * outputs]}"
+        )
 
 
 def mean(losses: Float[Tensor, "B O"], weights: Float[Tensor, " B"] | None) -> Float[Tensor, ""]:
@@ -28,6 +40,7 @@ def mean_squared_error(
     weights: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, ""]:
     """Return the mean of (prediction - target)**2 over rows, by weight if given, and targets."""
+    check(predictions, targets)
     return mean((predictions - targets) ** 2, weights)
 
 
@@ -46,20 +59,21 @@ def quantile_loss(
 
     Source: Koenker & Bassett (1978), "Regression Quantiles".
     """
+    check(predictions, targets, len(quantiles))
     q = torch.tensor(quantiles, dtype=predictions.dtype, device=predictions.device)
     u = targets[..., None] - predictions.reshape(*targets.shape, len(quantiles))
     return mean((torch.where(u < 0, q - 1, q) * u).mean(dim=-1), weights)
 
 
 def mean_and_std(
-    outputs: Float[Tensor, "B O*2"],
-) -> tuple[Float[Tensor, "B O"], Float[Tensor, "B O"]]:
+    outputs: Float[Tensor, "... O*2"],
+) -> tuple[Float[Tensor, "... O"], Float[Tensor, "... O"]]:
     """Read outputs as the mean and the standard deviation of each target, side by side.
 
     std = softplus(output) + LEAST_STD: it grows no faster than the output, so it cannot overflow,
     and its floor bounds 1 / std. A log-variance bounds neither.
     """
-    center, raw = torch.unbind(outputs.reshape(outputs.shape[0], -1, 2), dim=-1)
+    center, raw = torch.unbind(outputs.reshape(*outputs.shape[:-1], -1, 2), dim=-1)
     # Not torch's softplus, which beyond 20 is the identity: off by 2e-9 there.
     softplus = torch.logaddexp(raw, torch.zeros_like(raw))
     return center, softplus + LEAST_STD
@@ -77,6 +91,7 @@ def gaussian_nll(
     Source: Nix & Weigend (1994), "Estimating the Mean and Variance of the Target Probability
     Distribution".
     """
+    check(predictions, targets, 2)
     center, std = mean_and_std(predictions)
     z = (targets - center) / std
     return mean(z**2 / 2 + torch.log(std) + LOG_ROOT_2PI, weights)
@@ -99,6 +114,8 @@ def cross_entropy(
     Source: Szegedy, Vanhoucke, Ioffe, Shlens & Wojna (2016), "Rethinking the Inception Architecture
     for Computer Vision", of label smoothing.
     """
+    if targets.shape != logits.shape[:1]:
+        raise ValueError(f"logits {list(logits.shape)} do not fit targets {list(targets.shape)}")
     surprise = -log_softmax(logits, dim=-1)
     if class_weights is not None:
         surprise = class_weights * surprise
@@ -110,6 +127,18 @@ def cross_entropy(
         return mean(losses, weights)
     own = torch.ones_like(losses) if weights is None else weights[:, None]
     return (own * losses).sum() / (own * class_weights[targets[:, None]]).sum()
+
+
+def over_steps(
+    loss: Callable[..., Float[Tensor, ""]],
+    predictions: Float[Tensor, "B T O"],
+    targets: Float[Tensor, "B T O"] | Int[Tensor, "B T"],
+    weights: Float[Tensor, "B T"] | None = None,
+    **options,
+) -> Float[Tensor, ""]:
+    """Return a loss over every step of every sequence, each a row to it; weight 0 masks a step."""
+    weights = None if weights is None else weights.flatten()
+    return loss(predictions.flatten(0, 1), targets.flatten(0, 1), weights, **options)
 
 
 LOSSES = {

@@ -25,7 +25,7 @@ State = Float[Tensor, "L B H"] | tuple[Float[Tensor, "L B H"], Float[Tensor, "L 
 
 
 class Output(NamedTuple):
-    predictions: Float[Tensor, "B O"]
+    predictions: Float[Tensor, "B O"] | Float[Tensor, "B T O"]
     attention: Float[Tensor, "B T"] | Float[Tensor, "B K T"] | None
 
 
@@ -93,8 +93,24 @@ def read_out(
     return features @ head.weight.T + head.bias
 
 
+def read_steps(
+    config: ModelConfig,
+    head: nn.Linear,
+    outputs: Float[Tensor, "B T G"],
+    lengths: Int[Tensor, " B"] | None,
+    keep: Mapping[str, Tensor] | None,
+) -> Float[Tensor, "B T O"]:
+    """Apply the head at every step, zero past each end."""
+    predictions = read_out(config, head, outputs, keep)
+    if lengths is None:
+        return predictions
+    return torch.where(real_steps(lengths, outputs.shape[1])[..., None], predictions, 0.0)
+
+
 class RecurrentModel(nn.Module):
     """Predict from the final hidden state of recurrent layers, the part "rnn", "gru" or "lstm".
+
+    With `config.every_step` at every step, from that step's output.
 
     Args:
       inputs: readings [B, T, D].
@@ -103,7 +119,7 @@ class RecurrentModel(nn.Module):
       keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
 
     Returns:
-      predictions [B, O], no attention.
+      predictions [B, O], or of every step [B, T, O], zero past each end; no attention.
     """
 
     def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
@@ -120,6 +136,8 @@ class RecurrentModel(nn.Module):
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
         outputs, state = getattr(self, self.config.cell)(inputs, lengths, state, keep)
+        if self.config.every_step:
+            return Output(read_steps(self.config, self.head, outputs, lengths, keep), None)
         features = last_layer(self.config, outputs, state, lengths)
         return Output(read_out(self.config, self.head, features, keep), None)
 
@@ -190,6 +208,8 @@ class TransformerModel(nn.Module):
         pooled = mean of y, y at the last step, or what that attends to among all
         predictions = W pooled + b
 
+    With `config.every_step` at every step, W y + b.
+
     Args:
       inputs: readings [B, T, D].
       lengths: real steps of each sequence [B]; None when all have T.
@@ -197,7 +217,8 @@ class TransformerModel(nn.Module):
       keep: dropout masks as `spec.batch.keep_masks` names them; None drops nothing.
 
     Returns:
-      predictions [B, O]; with pooling "attention" its weights [B, T], zero past each end.
+      predictions [B, O], or of every step [B, T, O], zero past each end; with pooling "attention"
+      its weights [B, T], zero past each end.
     """
 
     def __init__(self, config: ModelConfig, layers: ModuleType = recurrent):
@@ -227,6 +248,8 @@ class TransformerModel(nn.Module):
         keep: Mapping[str, Tensor] | None = None,
     ) -> Output:
         y, weights = encode(self, inputs, lengths, keep), None
+        if self.config.every_step:
+            return Output(read_steps(self.config, self.head, y, lengths, keep), None)
         pooled = y[:, -1] if lengths is None else at_end(y, lengths)
         if self.config.pooling == "attention":
             valid = None if lengths is None else real_steps(lengths, y.shape[1])

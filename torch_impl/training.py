@@ -1,6 +1,7 @@
 """One step of training, and prediction, on a whole model."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from spec.config import Execution, ModelConfig, OptimizerConfig
 from spec.params import parameter_schema, select_arrays
 from torch_impl import fast, recurrent
 from torch_impl.arrays import from_numpy, prepare, to_numpy
-from torch_impl.losses import LOSSES
+from torch_impl.losses import LOSSES, over_steps
 from torch_impl.models import Output, sequence_model
 from torch_impl.optimizers import GradientTransformation, OptimizerState, optimizer
 
@@ -82,7 +83,10 @@ def apply(state: TrainState, arrays: Mapping[str, Any]) -> Output:
 def objective(
     config: ModelConfig, predictions: torch.Tensor, arrays: Mapping[str, Any]
 ) -> torch.Tensor:
-    """Return the mean loss of predictions for the targets and weights of a batch."""
+    """Return the mean loss of predictions for the targets and weights of a batch.
+
+    Of every step without weights it is over the real ones.
+    """
     options = {}
     if config.criterion == "quantile":
         options = {"quantiles": config.levels}
@@ -91,8 +95,13 @@ def objective(
             "label_smoothing": config.label_smoothing,
             "class_weights": arrays.get("class_weights"),
         }
-    loss = LOSSES[config.criterion]
-    return loss(predictions, arrays["targets"], arrays.get("weights"), **options)
+    loss, weights = LOSSES[config.criterion], arrays.get("weights")
+    if config.every_step:
+        loss = partial(over_steps, loss)
+        if weights is None and "lengths" in arrays:
+            steps = recurrent.real_steps(arrays["lengths"], predictions.shape[1])
+            weights = steps.to(predictions.dtype)
+    return loss(predictions, arrays["targets"], weights, **options)
 
 
 def loss(state: TrainState, arrays: Mapping[str, Any]) -> torch.Tensor:
