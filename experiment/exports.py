@@ -123,7 +123,11 @@ def check(config: ExportConfig, stored: Checkpoint, backend: Backend, run: Run) 
         unit = meaning.scaling.target_std.repeat(stored.config.outputs_per_target)
 
     def answers(run: Run) -> np.ndarray:
-        return np.concatenate([run(*these) for these in sequences]) / unit
+        found = [run(*these) for these in sequences]
+        if stored.config.every_step:
+            pairs = zip(found, sequences, strict=True)
+            found = [own[np.arange(own.shape[1]) < lengths[:, None]] for own, (_, lengths) in pairs]
+        return np.concatenate(found) / unit
 
     def own(dtype: str) -> np.ndarray:
         model, arrays = model_config(stored.config, meaning), weights_of(stored)

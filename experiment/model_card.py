@@ -41,7 +41,7 @@ model = from_pretrained("path/to/this/folder", backend="torch")  # or "jax"
 answers = model.answer(inputs, lengths)  # readings [N, T, {D}], unscaled; real steps [N]
 ```
 
-`answers` [N, {O}] are {what}.
+`answers` {shape} are {what}.
 
 ## Options of the model
 
@@ -79,8 +79,8 @@ def model_card(stored: Checkpoint, path: Path) -> str:
         data=listed(stored.sha256.values()),
         metrics=tabulated(stored, path),
         D=model.input_size,
-        O=model.output_size,
-        what=what,
+        shape=f"[N, T, {model.output_size}]" if model.every_step else f"[N, {model.output_size}]",
+        what=f"{what}, at every step" if model.every_step else what,
         options="\n".join(f"| {name} | {listed([getattr(run, name)])} |" for name in names),
     )
 

@@ -72,7 +72,8 @@ class Pretrained:
         Returns:
           float64 [N, O]: predictions, or the probabilities of `meaning.classes`; of each target
           its quantiles in increasing order, or mean and standard deviation, where that is what the
-          model was trained for.
+          model was trained for. Of every step [N, T, O], of which what stands past an end means
+          nothing.
 
         Raises:
           DataError: the shapes or lengths do not fit, or a reading is beyond the dtype.

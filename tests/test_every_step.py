@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import export as export_command
 from data.config import DataConfig
 from data.dataset import load_dataset
 from data.sequences import read_sequences
 from experiment import checkpoint
+from experiment.pretrained import from_pretrained
 from experiment.run_directory import BEST
 from spec.config import ModelConfig
 from spec.errors import ConfigError, DataError
-from tests.conftest import FRAMEWORKS, installed
+from tests.conftest import FRAMEWORKS, command, installed
 
 N, T, W, R = 30, 7, 6, 200
 SMALL = ("--hidden_size", 6, "--batch_size", 4, "--lr", 0.02, "--dtype", "float64")
@@ -270,6 +272,24 @@ def test_a_file_without_targets_is_predicted(train, predict, labelled, tmp_path,
         rows.append([row[:5] for row in table(out)[1]])
         out.unlink()
     assert rows[0] == rows[1] == rows[2]
+
+
+def test_exported(train, capsys, monkeypatch, labelled, tmp_path, one_backend):
+    """A program and a folder, which answer at every step; each is run before it is written."""
+    argv = ("--data_path", labelled, "--every_step", "--windows", W, "--model", "gru", *SMALL)
+    run = tmp_path / "run"
+    assert train(*argv, "--epochs", 1, "--backend", one_backend, "--out", run).code == 0
+    export = command(export_command.main, capsys, monkeypatch)
+    program = {"torch": "torchscript", "jax": "stablehlo"}[one_backend]
+    for name in (program, "safetensors"):
+        finished = export("--checkpoint", run, "--format", name, "--out", tmp_path / name)
+        assert finished.code == 0, finished.err
+        assert "largest difference" in finished.out
+    inputs, lengths = np.random.default_rng(6).normal(size=(3, 9, 1)), np.array([9, 2, 4])
+    answers = from_pretrained(tmp_path / "safetensors", one_backend).answer(inputs, lengths)
+    assert answers.shape == (3, 9, 2)
+    np.testing.assert_allclose(answers.sum(axis=2), 1, rtol=1e-14)
+    assert "at every step" in (tmp_path / "safetensors" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
