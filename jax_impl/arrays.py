@@ -39,13 +39,23 @@ def device(execution: Execution) -> jax.Device:
 
 
 def from_numpy(array: np.ndarray, execution: Execution) -> Array:
-    """Put an array on the device: floats in the execution's dtype, the rest as it is.
+    """Put an array on the device: floats in the dtype of weights, the rest as it is.
 
     The result never shares memory with the array.
     """
-    dtype = execution.dtype if array.dtype.kind == "f" else None
+    dtype = execution.master_dtype if array.dtype.kind == "f" else None
     # The copy is NumPy's: device_put may keep the very memory it is given.
     return jax.device_put(np.array(array, dtype), device(execution))
+
+
+def rounded(array: Array, execution: Execution) -> Array:
+    """Round to the dtype that the model computes in; the gradient comes back in the array's."""
+    return array.astype(execution.dtype)
+
+
+def widened(array: Array, execution: Execution) -> Array:
+    """Turn what the model computed into the dtype of weights and loss."""
+    return array.astype(execution.master_dtype)
 
 
 def to_numpy(array: Array) -> np.ndarray:

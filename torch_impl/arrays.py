@@ -34,12 +34,22 @@ def device(execution: Execution) -> torch.device:
 
 
 def from_numpy(array: np.ndarray, execution: Execution) -> Tensor:
-    """Put an array on the device: floats in the execution's dtype, the rest as it is.
+    """Put an array on the device: floats in the dtype of weights, the rest as it is.
 
     The result never shares memory with the array.
     """
-    dtype = getattr(torch, execution.dtype) if array.dtype.kind == "f" else None
+    dtype = getattr(torch, execution.master_dtype) if array.dtype.kind == "f" else None
     return torch.tensor(array, dtype=dtype, device=device(execution))
+
+
+def rounded(tensor: Tensor, execution: Execution) -> Tensor:
+    """Round to the dtype that the model computes in; the gradient comes back in the array's."""
+    return tensor.to(getattr(torch, execution.dtype))
+
+
+def widened(tensor: Tensor, execution: Execution) -> Tensor:
+    """Turn what the model computed into the dtype of weights and loss."""
+    return tensor.to(getattr(torch, execution.master_dtype))
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

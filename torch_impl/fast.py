@@ -100,7 +100,8 @@ def unroll_lstm(
     inputs = reverse_in_time(inputs, valid) if reverse else inputs
     if valid is not None:
         inputs = torch.cat([inputs, (~valid)[..., None].to(inputs.dtype)], dim=-1)
-        shut = weight_ih.new_tensor([-1e30, 1e30, 0.0, 0.0]).repeat_interleave(c.shape[1])
+        far = min(1e30, torch.finfo(c.dtype).max / 2)  # float16 ends at 65504
+        shut = weight_ih.new_tensor([-far, far, 0.0, 0.0]).repeat_interleave(c.shape[1])
         weight_ih = torch.cat([weight_ih, shut[:, None]], dim=1)
     train = torch.is_grad_enabled()  # which cuDNN demands for a way back
     outputs, last, c = torch.lstm(
