@@ -62,8 +62,8 @@ def init_state(
     params = tree("")
     state = optimizer(optimizer_config).init(params)
     scale = LossScale.of(arrays) if execution.dtype == "float16" else None
-    taken = step - (scale.skipped if scale else 0)
-    state = state._replace(step=state.step + taken)
+    step -= scale.skipped if scale else 0
+    state = state._replace(step=state.step + step)
     for kind in ("m", "v"):
         if any(name.startswith(f"optimizer.{kind}.") for name in arrays):
             state = state._replace(**{kind: ravel_pytree(tree(f"optimizer.{kind}."))[0]})

@@ -159,7 +159,7 @@ FAULTS: list[Fault] = [
         ('standardize(c) * params["gain_c"]', "standardize(c)"),
     ),
     *each("cells.py", "bias_c left out", (" + self.bias_c if", " if"), (' + params["bias_c"] if', " if")),
-    *both("cells.py", "normalised c put into the state", "h = o * tanh(inside)", "c, h = inside, o * tanh(inside)"),
+    *both("cells.py", "normalised c put into the state", "h = (o * tanh(inside))", "c, h = inside, (o * tanh(inside))"),
     *both("cells.py", "general cell without tanh around c", "o * tanh(inside)", "o * inside"),
     *each(
         "cells.py",
@@ -721,8 +721,8 @@ FAULTS: list[Fault] = [
     *each(
         "arrays.py",
         "everything in float32",
-        ("getattr(torch, execution.dtype)", "torch.float32"),
-        ("execution.dtype if", '"float32" if'),
+        ("getattr(torch, execution.master_dtype) if", "torch.float32 if"),
+        ("execution.master_dtype if", '"float32" if'),
     ),
     Fault("padding opens the input gate", "torch", "fast.py", "[-1e30, 1e30, 0.0, 0.0]", "[1e30, -1e30, 0.0, 0.0]"),
     Fault("padding only leans on the gates", "torch", "fast.py", "[-1e30, 1e30, 0.0, 0.0]", "[-9.0, 9.0, 0.0, 0.0]"),

@@ -2,10 +2,11 @@
 
 The rule, which both backends follow: weights, optimiser, data, loss and metrics are float32. The
 model computes in the low dtype: parameters, inputs and the values that a decoder is told are
-rounded to it at the model's door, every operation rounds its result, and sums (of matrix products,
-means, softmax, norms) and the inside of a function (sigmoid, tanh, erfc) are float32. What leaves
-the model is float32 again, and so is each gradient once it passes the door. The gradients of
-float16, whose least number is 2**-24, are kept off 0 by a `LossScale`.
+rounded to it at the model's door, and every operation rounds its result once: matrix products and
+sums, sigmoid, tanh, GELU, softmax and the shift and scale of a norm are float32 inside. The cell
+state of an LSTM stays float32, for there what many steps add must not be lost. What leaves the
+model is float32 again, and so is each gradient once it passes the door. The gradients of float16,
+whose least number is 2**-24, are kept off 0 by a `LossScale`.
 
 Source: Micikevicius et al. (2018), "Mixed Precision Training".
 """
@@ -79,7 +80,9 @@ class LossScale(NamedTuple):
         if SCALE_NAME not in arrays:
             return cls()
         if arrays[SCALE_NAME].shape != (3,):
-            raise CheckpointError(f"{SCALE_NAME} has shape {list(arrays[SCALE_NAME].shape)}, not [3]")
+            raise CheckpointError(
+                f"{SCALE_NAME} has shape {list(arrays[SCALE_NAME].shape)}, not [3]"
+            )
         scale, *counts = arrays[SCALE_NAME].tolist()
         if not 0 < scale < math.inf or math.frexp(scale)[0] != 0.5:
             raise CheckpointError(f"{SCALE_NAME} is {scale!r:.40}, no power of 2")

@@ -12,7 +12,7 @@ from torch import Tensor, nn, relu, sigmoid, tanh
 
 from spec.config import Recurrence
 from spec.params import PLAIN, cell_schema
-from torch_impl.arrays import add_parameters
+from torch_impl.arrays import add_parameters, in_float32
 
 
 class LSTMState(NamedTuple):
@@ -104,10 +104,11 @@ class LSTMCell(nn.Module):
         from_hidden = h @ self.weight_hh.T + self.bias_hh
         i, f, g, o = torch.chunk(from_input + from_hidden, 4, dim=-1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        h = sigmoid(o) * tanh(c)
+        h = (sigmoid(o) * tanh(c)).to(x.dtype)
         return LSTMState(h, c)
 
 
+@in_float32
 def standardize(x: Float[Tensor, "*B H"]) -> Float[Tensor, "*B H"]:
     """Shift and scale each row to mean 0 and variance 1.
 
@@ -166,6 +167,6 @@ class GeneralLSTMCell(nn.Module):
         c = show("c", f * c + i * show("g", tanh(g)))
         o = show("o", sigmoid(o + p_o * c if peepholes else o))
         inside = standardize(c) * self.gain_c + self.bias_c if hasattr(self, "gain_c") else c
-        h = o * tanh(inside)
+        h = (o * tanh(inside)).to(x.dtype)
         h = show("h", h @ self.weight_hr.T if hasattr(self, "weight_hr") else h)
         return LSTMState(h, c)

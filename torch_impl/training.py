@@ -56,8 +56,8 @@ def init_state(
     module.load_state_dict(tensors(""), assign=True)
     rule = optimizer(optimizer_config)
     scale = LossScale.of(arrays) if execution.dtype == "float16" else None
-    taken = step - (scale.skipped if scale else 0)
-    state = rule.init(flatten(module.parameters()))._replace(step=taken)
+    step -= scale.skipped if scale else 0
+    state = rule.init(flatten(module.parameters()))._replace(step=step)
     for kind in ("m", "v"):
         if any(name.startswith(f"optimizer.{kind}.") for name in arrays):
             moment = flatten(tensors(f"optimizer.{kind}.").values())
