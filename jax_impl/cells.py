@@ -87,7 +87,8 @@ def lstm_cell(params: Mapping[str, Array], x: Float[Array, "B D"], state: LSTMSt
     h, c = state
     from_input = x @ params["weight_ih"].T + params["bias_ih"]
     from_hidden = h @ params["weight_hh"].T + params["bias_hh"]
-    i, f, g, o = jnp.split(from_input + from_hidden, 4, axis=-1)
+    gates = (from_input + from_hidden).astype(c.dtype)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h = (sigmoid(o) * tanh(c)).astype(x.dtype)
     return LSTMState(h, c)
@@ -138,7 +139,7 @@ def general_lstm_cell(
         from_input = standardize(from_input) * params["gain_ih"]
         from_hidden = standardize(from_hidden) * params["gain_hh"]
     gates = (from_input + params["bias_ih"]) + (from_hidden + params["bias_hh"])
-    i, *forget, g, o = jnp.split(gates, gates.shape[-1] // c.shape[-1], axis=-1)
+    i, *forget, g, o = jnp.split(gates.astype(c.dtype), gates.shape[-1] // c.shape[-1], axis=-1)
     peepholes = "weight_ch" in params
     if peepholes:
         p_i, *p_forget, p_o = jnp.split(params["weight_ch"], len(forget) + 2)

@@ -34,10 +34,10 @@ class Cell(NamedTuple):
 
 def advance_lstm(gates, state):
     _, c = state
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    i, f, g, o = jnp.split(gates.astype(c.dtype), 4, axis=-1)
     i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
     c = f * c + i * g
-    return ((o * tanh(c)).astype(o.dtype), c), (i, f, g, o)
+    return ((o * tanh(c)).astype(gates.dtype), c), (i, f, g, o)
 
 
 def retreat_lstm(kept, before, after, d_after):

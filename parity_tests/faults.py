@@ -785,6 +785,12 @@ FAULTS: list[Fault] = [
         ("torch.promote_types(of_cell.dtype, torch.float32)", "of_cell.dtype"),
         ("jnp.promote_types(of_cell.dtype, jnp.float32)", "of_cell.dtype"),
     ),
+    *each(
+        "cells.py",
+        "LSTM's gates in the dtype of the model",
+        ("(from_input + from_hidden).to(c.dtype)", "(from_input + from_hidden)"),
+        ("(from_input + from_hidden).astype(c.dtype)", "(from_input + from_hidden)"),
+    ),
     Fault("padding's number without end", "torch", "fast.py", ".clamp(-far, far)", ""),
     *each(
         "arrays.py",

@@ -102,7 +102,8 @@ class LSTMCell(nn.Module):
         h, c = state
         from_input = x @ self.weight_ih.T + self.bias_ih
         from_hidden = h @ self.weight_hh.T + self.bias_hh
-        i, f, g, o = torch.chunk(from_input + from_hidden, 4, dim=-1)
+        gates = (from_input + from_hidden).to(c.dtype)
+        i, f, g, o = torch.chunk(gates, 4, dim=-1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
         h = (sigmoid(o) * tanh(c)).to(x.dtype)
         return LSTMState(h, c)
@@ -156,7 +157,7 @@ class GeneralLSTMCell(nn.Module):
             from_input = standardize(from_input) * self.gain_ih
             from_hidden = standardize(from_hidden) * self.gain_hh
         gates = (from_input + self.bias_ih) + (from_hidden + self.bias_hh)
-        i, *forget, g, o = torch.split(gates, c.shape[-1], dim=-1)
+        i, *forget, g, o = torch.split(gates.to(c.dtype), c.shape[-1], dim=-1)
         peepholes = hasattr(self, "weight_ch")
         if peepholes:
             p_i, *p_forget, p_o = torch.split(self.weight_ch, c.shape[-1])
