@@ -9,7 +9,6 @@ from typing import Literal
 
 from spec.errors import ConfigError
 from spec.options import option, validate
-from spec.precision import master_dtype
 
 Task = Literal["regression", "classification"]
 TASK_OF = {
@@ -502,4 +501,4 @@ class Execution:
     @property
     def master_dtype(self) -> str:
         """Of weights, optimiser, data and loss; see `spec.precision`."""
-        return master_dtype(self.dtype)
+        return "float64" if self.dtype == "float64" else "float32"

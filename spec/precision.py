@@ -32,11 +32,6 @@ LEAST_SCALE = 2.0**-13
 SCALE_NAME = "optimizer.loss_scale"  # in a checkpoint
 
 
-def master_dtype(dtype: str) -> str:
-    """Return the dtype of weights, optimiser, data and loss where the model computes in `dtype`."""
-    return "float64" if dtype == "float64" else "float32"
-
-
 class LossScale(NamedTuple):
     """What float16 multiplies the loss by on the way back; gradients are divided by it in float32.
 
