@@ -24,6 +24,7 @@ from spec.config import ModelConfig
 from spec.errors import CheckpointError
 from spec.options import subset
 from spec.params import ParamSpec, parameter_schema, select_arrays
+from spec.precision import SCALE_NAME, LossScale
 from spec.tensors import decode, encode
 
 FORMAT = 1
@@ -62,7 +63,8 @@ class Checkpoint:
     """A run at one moment.
 
     Attributes:
-      arrays: parameters by name, and the optimiser's means as optimizer.m.<name> and .v.
+      arrays: parameters by name, and the optimiser's means as optimizer.m.<name> and .v., of
+        float16 the loss scale.
       config: of the run.
       meaning: task, labels, columns, scaling, class weights.
       progress: how far it is; with config.seed this is the state of every random stream.
@@ -202,12 +204,15 @@ def state_of(
     for prefix in ("", *moments):
         selected = select_arrays(schema, arrays, prefix)
         own |= {prefix + name: array for name, array in selected.items()}
+    if config.dtype == "float16":
+        own[SCALE_NAME] = arrays[SCALE_NAME]
+        LossScale.of(own)
     unknown = sorted(set(arrays) - set(own) - {SCALING + f.name for f in fields(Scaling)})
     if unknown:
         raise ValueError(f"it holds unknown arrays: {', '.join(map(repr, unknown[:5]))}")
     for name, array in own.items():
-        if array.dtype != config.dtype:
-            raise ValueError(f"{name} is {array.dtype}, the run {config.dtype}")
+        if array.dtype != config.master_dtype:
+            raise ValueError(f"{name} is {array.dtype}, the run {config.master_dtype}")
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(f"{name} holds values that are not finite")

@@ -204,7 +204,7 @@ class SequenceEstimator(BaseEstimator):
         weights: np.ndarray | None = None,
     ) -> Part:
         """Scale sequences; those without weight in the loss are in no row of the part."""
-        dtype, rows = self.config_.dtype, np.arange(len(inputs))
+        dtype, rows = self.config_.master_dtype, np.arange(len(inputs))
         with parameter_errors():
             self.model_config_.check_length(inputs.shape[1])
             scaled = self.scaling_.inputs(inputs, dtype)

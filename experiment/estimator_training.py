@@ -107,11 +107,8 @@ def train_epoch(
         batch = rows.batch(positions)
         state, result = take_step(backend, state, estimator.model_config_, batch, config.seed, step)
         step += 1
-        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
-            raise DivergedError(
-                f"step {step}: loss {result.loss:.4g}, gradient norm {result.gradient_norm:.4g}; "
-                "choose a smaller lr or clip_norm"
-            )
+        if result.diverged:
+            raise DivergedError(f"step {step}: {result}; choose a smaller lr or clip_norm")
         count = len(positions) if batch.weights is None else float(batch.weights.sum())
         total, counted = total + result.loss * count, counted + count
     estimator.n_steps_ = step

@@ -112,7 +112,7 @@ def check(config: ExportConfig, stored: Checkpoint, backend: Backend, run: Run) 
     Raises:
       OutputError: it is off by more than that explains, or does not run.
     """
-    meaning, dtype = stored.meaning, stored.config.dtype
+    meaning, dtype = stored.meaning, stored.config.master_dtype
     sizes = [(1, 1), (2, 9), (5, meaning.layout.steps + 6)]
     if stored.config.longest is not None:
         sizes = [(B, min(T, stored.config.longest)) for B, T in sizes]

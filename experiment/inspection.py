@@ -132,12 +132,13 @@ def inspect(config: InspectConfig) -> Inspection:
         )
     model, name = model_config(run, meaning), config.backend or run.backend
     wanted = chosen_output(config, model, meaning)
-    batch = first_rows(sequences, config.rows, meaning, run.dtype)
+    batch = first_rows(sequences, config.rows, meaning, run.master_dtype)
     model.check_length(batch.inputs.shape[1])
     backend = load_backend(name)
     tools = import_module(f"{name}_impl.introspect")
-    execution = Execution(
-        **subset(Execution, run) | {"device": config.device, "threads": config.threads}
+    execution = Execution(  # of a low precision the weights are shown at work, not its rounding
+        **subset(Execution, run)
+        | {"dtype": run.master_dtype, "device": config.device, "threads": config.threads}
     )
     params = weights_of(stored)
     state = backend.init_state(model, OptimizerConfig(), execution, params)

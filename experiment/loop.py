@@ -139,12 +139,9 @@ class Training:
             self.state, result = take_step(
                 self.backend, self.state, self.model, batch, config.seed, progress.step
             )
-            if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
-                raise self.diverged(
-                    progress.step + 1,
-                    f"loss {result.loss:.4g}, gradient norm {result.gradient_norm:.4g}",
-                )
-            norm = result.gradient_norm
+            if result.diverged:
+                raise self.diverged(progress.step + 1, str(result))
+            norm = result.gradient_norm if result.taken else norm
             count = len(positions) if batch.weights is None else int(batch.weights.sum())
             progress = self.progress = replace(
                 progress,

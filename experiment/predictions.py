@@ -70,7 +70,7 @@ def predict(config: PredictConfig) -> Report:
     model = model_config(run, meaning)
     model.check_length(sequences.lengths.max())
     state = backend.init_state(model, OptimizerConfig(), execution, weights_of(stored))
-    inputs = sequences.scaled(meaning.scaling, run.dtype)
+    inputs = sequences.scaled(meaning.scaling, run.master_dtype)
     part = Part(inputs, sequences.lengths, None, np.arange(len(sequences)))
     prediction = predict_part(backend, state, part)
     measured = None

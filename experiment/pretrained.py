@@ -109,7 +109,7 @@ def described(stored: Checkpoint) -> dict[str, Any]:
         "format": FORMAT,
         "seqduet": __version__,
         "model": asdict(model),
-        "dtype": stored.config.dtype,
+        "dtype": stored.config.master_dtype,
         "trained_in": stored.config.backend,
         "task": meaning.task,
         "classes": meaning.classes,

@@ -42,7 +42,7 @@ def begin(config: RunConfig, out: str | None, listen: Callable[[], None]) -> Tra
         raise ConfigError("--out: is empty; name a directory, or leave it out")
     if out is not None:
         refuse_run(Path(out))
-    dataset = read_dataset(config, config.dtype)
+    dataset = read_dataset(config, config.master_dtype)
     backend = load_backend(config.backend)  # takes seconds: a fault in the data is told before
     schema = parameter_schema(model_config(config, dataset.meaning))
     check_memory(config, schema)
@@ -101,7 +101,7 @@ def resume(
     config = RunConfig(**before | given)
     if not allow_data_change:
         check_data(path, config, stored)
-    dataset = read_dataset(config, config.dtype, stored.meaning)
+    dataset = read_dataset(config, config.master_dtype, stored.meaning)
     backend = load_backend(config.backend)
     state = init_state(backend, config, dataset, stored.arrays, stored.progress.step)
     dataset.notes.extend(continued(config, stored))
@@ -173,7 +173,7 @@ def check_memory(config: RunConfig, schema: Mapping[str, ParamSpec]) -> None:
     """Raise ConfigError for a model that this machine cannot hold."""
     count = sum(math.prod(spec.shape) for spec in schema.values())
     # First values in float64; weights, gradient, two running means and a copy to save.
-    needed = count * (8 + 5 * np.dtype(config.dtype).itemsize)
+    needed = count * (8 + 5 * np.dtype(config.master_dtype).itemsize)
     present = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if needed > present:
         raise ConfigError(

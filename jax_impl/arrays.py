@@ -1,10 +1,12 @@
 """NumPy <-> JAX: dtype, device and threads in one place."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.nn.initializers import orthogonal
@@ -39,13 +41,45 @@ def device(execution: Execution) -> jax.Device:
 
 
 def from_numpy(array: np.ndarray, execution: Execution) -> Array:
-    """Put an array on the device: floats in the execution's dtype, the rest as it is.
+    """Put an array on the device: floats in the dtype of weights, the rest as it is.
 
     The result never shares memory with the array.
     """
-    dtype = execution.dtype if array.dtype.kind == "f" else None
+    dtype = execution.master_dtype if array.dtype.kind == "f" else None
     # The copy is NumPy's: device_put may keep the very memory it is given.
     return jax.device_put(np.array(array, dtype), device(execution))
+
+
+def rounded(array: Array, execution: Execution) -> Array:
+    """Round to the dtype that the model computes in; the gradient comes back in the array's."""
+    return array.astype(execution.dtype)
+
+
+def widened(array: Array, execution: Execution) -> Array:
+    """Turn what the model computed into the dtype of weights and loss."""
+    return array.astype(execution.master_dtype)
+
+
+def in_float32(function: Callable) -> Callable:
+    """Turn a function of arrays into one that computes in float32 what comes in a narrower float.
+
+    The result is rounded once, to the dtype of the first array.
+    """
+
+    def wide(x):
+        return (
+            x.astype(jnp.float32) if getattr(x, "dtype", None) in (jnp.bfloat16, jnp.float16) else x
+        )
+
+    @wraps(function)
+    def run(x, *others, **options):
+        return function(wide(x), *map(wide, others), **options).astype(x.dtype)
+
+    return run
+
+
+# As torch's are; JAX's round each operation inside.
+sigmoid, softmax, tanh = map(in_float32, (jax.nn.sigmoid, jax.nn.softmax, jax.nn.tanh))
 
 
 def to_numpy(array: Array) -> np.ndarray:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.nn import softmax, tanh
 from jaxtyping import Bool, Float
 
+from jax_impl.arrays import softmax, tanh
 from jax_impl.carry import dropout
 
 

@@ -12,7 +12,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Bool, Float, Shaped
 
+from jax_impl.arrays import in_float32
 
+
+@in_float32
 def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Float[Array, "..."]:
     """Zero what a mask does not keep and scale the rest by 1 / (1 - rate).
 
@@ -21,6 +24,7 @@ def dropout(x: Float[Array, "..."], keep: Bool[Array, "..."], rate: float) -> Fl
     return jnp.where(keep, x / (1 - rate), 0.0)
 
 
+@in_float32
 def zone_out(
     new: Float[Array, "B H"],
     old: Float[Array, "B H"],

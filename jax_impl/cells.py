@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import relu, sigmoid, tanh
+from jax.nn import relu
 from jaxtyping import Float
+
+from jax_impl.arrays import in_float32, sigmoid, tanh
 
 
 class LSTMState(NamedTuple):
@@ -85,12 +87,14 @@ def lstm_cell(params: Mapping[str, Array], x: Float[Array, "B D"], state: LSTMSt
     h, c = state
     from_input = x @ params["weight_ih"].T + params["bias_ih"]
     from_hidden = h @ params["weight_hh"].T + params["bias_hh"]
-    i, f, g, o = jnp.split(from_input + from_hidden, 4, axis=-1)
+    gates = (from_input + from_hidden).astype(c.dtype)
+    i, f, g, o = jnp.split(gates, 4, axis=-1)
     c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-    h = sigmoid(o) * tanh(c)
+    h = (sigmoid(o) * tanh(c)).astype(x.dtype)
     return LSTMState(h, c)
 
 
+@in_float32
 def standardize(x: Float[Array, "*B H"]) -> Float[Array, "*B H"]:
     """Shift and scale each row to mean 0 and variance 1.
 
@@ -135,7 +139,7 @@ def general_lstm_cell(
         from_input = standardize(from_input) * params["gain_ih"]
         from_hidden = standardize(from_hidden) * params["gain_hh"]
     gates = (from_input + params["bias_ih"]) + (from_hidden + params["bias_hh"])
-    i, *forget, g, o = jnp.split(gates, gates.shape[-1] // c.shape[-1], axis=-1)
+    i, *forget, g, o = jnp.split(gates.astype(c.dtype), gates.shape[-1] // c.shape[-1], axis=-1)
     peepholes = "weight_ch" in params
     if peepholes:
         p_i, *p_forget, p_o = jnp.split(params["weight_ch"], len(forget) + 2)
@@ -146,6 +150,6 @@ def general_lstm_cell(
     c = show("c", f * c + i * show("g", tanh(g)))
     o = show("o", sigmoid(o + p_o * c if peepholes else o))
     inside = standardize(c) * params["gain_c"] + params["bias_c"] if "gain_c" in params else c
-    h = o * tanh(inside)
+    h = (o * tanh(inside)).astype(x.dtype)
     h = show("h", h @ params["weight_hr"].T if "weight_hr" in params else h)
     return LSTMState(h, c)

@@ -9,10 +9,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.nn import relu, tanh
+from jax.nn import relu
 from jax.scipy.special import erfc
 from jaxtyping import Bool, Float, Int
 
+from jax_impl.arrays import in_float32, tanh
 from jax_impl.attention import dot_product_attention, multi_head_attention
 from jax_impl.carry import dropout
 from jax_impl.cells import standardize
@@ -42,6 +43,7 @@ def embedding(params: Mapping[str, Array], inputs: Float[Array, "B T D"]) -> Flo
     return x + params["positions"][:T]
 
 
+@in_float32
 def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return x times the normal distribution function of x.
 
@@ -52,6 +54,7 @@ def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     return x * 0.5 * erfc(-x * 0.5**0.5)
 
 
+@in_float32
 def gelu_tanh(x: Float[Array, "..."]) -> Float[Array, "..."]:
     """Return the approximation of `gelu` by tanh, which JAX takes by default and torch does not.
 

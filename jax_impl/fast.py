@@ -13,9 +13,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.nn import relu, sigmoid, tanh
+from jax.nn import relu
 
 from jax_impl import encoder, recurrent
+from jax_impl.arrays import sigmoid, tanh
 from jax_impl.carry import AS_IT_IS
 from jax_impl.cells import lstm_cell
 
@@ -33,10 +34,10 @@ class Cell(NamedTuple):
 
 def advance_lstm(gates, state):
     _, c = state
-    i, f, g, o = jnp.split(gates, 4, axis=-1)
+    i, f, g, o = jnp.split(gates.astype(c.dtype), 4, axis=-1)
     i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
     c = f * c + i * g
-    return (o * tanh(c), c), (i, f, g, o)
+    return ((o * tanh(c)).astype(gates.dtype), c), (i, f, g, o)
 
 
 def retreat_lstm(kept, before, after, d_after):
@@ -48,7 +49,7 @@ def retreat_lstm(kept, before, after, d_after):
     d_f = d_c * before[1] * f * (1 - f)
     d_g = d_c * i * (1 - g**2)
     d_o = d_h * tanh_c * o * (1 - o)
-    return jnp.concatenate([d_i, d_f, d_g, d_o], axis=-1), (d_c * f,)
+    return jnp.concatenate([d_i, d_f, d_g, d_o], axis=-1).astype(d_h.dtype), (d_c * f,)
 
 
 LSTM_CELL = Cell(advance_lstm, retreat_lstm)

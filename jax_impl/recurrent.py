@@ -158,10 +158,13 @@ def zero_state(
 def zero_lstm_state(
     params: Mapping[str, Array], inputs: Float[Array, "B T D"]
 ) -> tuple[Float[Array, "L B H"], Float[Array, "L B H"]]:
-    """Return the zeros that h and c start from, of which a projection makes h the smaller."""
+    """Return the zeros that h and c start from, c in float32 or more.
+
+    A projection makes h the smaller.
+    """
     projected = any(name.startswith("weight_hr") for name in params)
     of_cell = zero_state(params, inputs, "weight_hr" if projected else "weight_hh")
-    return zero_state(params, inputs), of_cell
+    return zero_state(params, inputs), of_cell.astype(jnp.promote_types(of_cell.dtype, jnp.float32))
 
 
 def rnn(

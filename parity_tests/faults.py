@@ -159,7 +159,7 @@ FAULTS: list[Fault] = [
         ('standardize(c) * params["gain_c"]', "standardize(c)"),
     ),
     *each("cells.py", "bias_c left out", (" + self.bias_c if", " if"), (' + params["bias_c"] if', " if")),
-    *both("cells.py", "normalised c put into the state", "h = o * tanh(inside)", "c, h = inside, o * tanh(inside)"),
+    *both("cells.py", "normalised c put into the state", "h = (o * tanh(inside))", "c, h = inside, (o * tanh(inside))"),
     *both("cells.py", "general cell without tanh around c", "o * tanh(inside)", "o * inside"),
     *each(
         "cells.py",
@@ -719,10 +719,84 @@ FAULTS: list[Fault] = [
     *both("training.py", "quantiles not those asked for", "config.levels", "(0.2, 0.5, 0.8)"),
     *both("training.py", "prediction ignores lengths", "Batch(batch.inputs, batch.lengths)", "Batch(batch.inputs)"),
     *each(
+        "training.py",
+        "gradient not divided by the loss scale",
+        ("gradient = gradient / scale.scale", "gradient = gradient"),
+        ("lambda part: part / scale", "lambda part: part"),
+    ),
+    *each(
+        "training.py",
+        "loss not scaled",
+        ("value.new_tensor(scale.scale)", "torch.ones_like(value) * scale.scale**0"),
+        ("jnp.ones_like(value) if scale is None else scale", "jnp.ones_like(value)"),
+    ),
+    *each(
+        "training.py",
+        "scale taken off after clipping",
+        (
+            "        gradient = gradient / scale.scale\n    updates, moved = state.optimizer.update(gradient, state.optimizer_state, vector)",
+            "        pass\n    updates, moved = state.optimizer.update(gradient, state.optimizer_state, vector)\n    updates = updates / (scale.scale if scale else 1)",
+        ),
+        (
+            "lambda part: part / scale, gradient)\n    updates, moved = optimizer(optimizer_config).update(gradient, optimizer_state, params)",
+            "lambda part: part, gradient)\n    updates, moved = optimizer(optimizer_config).update(gradient, optimizer_state, params)\n    updates = jax.tree.map(lambda part: part if scale is None else part / scale, updates)",
+        ),
+    ),
+    *both("training.py", "scale not halved", "scale.after(result.taken)", "scale.after(True)"),
+    *both("training.py", "scale of a continued run forgotten", "LossScale.of(arrays) if", "LossScale() if"),
+    *both("training.py", "skipped steps of a continued run counted", "step -= scale.skipped if scale else 0", "step -= 0"),
+    *each(
+        "training.py",
+        "skipped step taken",
+        ("if scale is None or result.taken:", "if True:"),
+        ("jnp.where(taken, new, old)", "new"),
+    ),
+    *each(
+        "training.py",
+        "weights rounded to the dtype of the model",
+        (
+            "vector_to_parameters(vector + updates, params)",
+            "vector_to_parameters(widened(rounded(vector + updates, state.execution), state.execution), params)",
+        ),
+        (
+            "after = optax.apply_updates(params, updates), moved",
+            "after = jax.tree.map(lambda part: widened(rounded(part, execution), execution), optax.apply_updates(params, updates)), moved",
+        ),
+    ),
+    *each(
+        "training.py",
+        "loss of what was not widened",
+        ("part if part is None else widened(part, execution)", "part"),
+        ("lambda part: widened(part, execution)", "lambda part: part"),
+    ),
+    *each(
+        "training.py",
+        "parameters not rounded",
+        ("name: rounded(tensor, execution) for name, tensor", "name: tensor for name, tensor"),
+        ("lambda array: rounded(array, execution)", "lambda array: array"),
+    ),
+    Fault("XLA free to keep what was not rounded", "jax", "training.py", '"xla_allow_excess_precision": False', '"xla_allow_excess_precision": True'),
+    Fault("sigmoid rounded inside", "jax", "arrays.py", "map(in_float32, (", "map(lambda function: function, ("),
+    *both("cells.py", "norm rounded inside", "@in_float32\ndef standardize", "def standardize"),
+    *both("encoder.py", "GELU rounded inside", "@in_float32\ndef gelu(", "def gelu("),
+    *each(
+        "recurrent.py",
+        "cell state in the dtype of the model",
+        ("torch.promote_types(of_cell.dtype, torch.float32)", "of_cell.dtype"),
+        ("jnp.promote_types(of_cell.dtype, jnp.float32)", "of_cell.dtype"),
+    ),
+    *each(
+        "cells.py",
+        "LSTM's gates in the dtype of the model",
+        ("(from_input + from_hidden).to(c.dtype)", "(from_input + from_hidden)"),
+        ("(from_input + from_hidden).astype(c.dtype)", "(from_input + from_hidden)"),
+    ),
+    Fault("padding's number without end", "torch", "fast.py", ".clamp(-far, far)", ""),
+    *each(
         "arrays.py",
         "everything in float32",
-        ("getattr(torch, execution.dtype)", "torch.float32"),
-        ("execution.dtype if", '"float32" if'),
+        ("getattr(torch, execution.master_dtype) if", "torch.float32 if"),
+        ("execution.master_dtype if", '"float32" if'),
     ),
     Fault("padding opens the input gate", "torch", "fast.py", "[-1e30, 1e30, 0.0, 0.0]", "[1e30, -1e30, 0.0, 0.0]"),
     Fault("padding only leans on the gates", "torch", "fast.py", "[-1e30, 1e30, 0.0, 0.0]", "[-9.0, 9.0, 0.0, 0.0]"),
@@ -787,7 +861,8 @@ OWN_TESTS = {
 def tests_of(file: str) -> list[list[str]]:
     """The tests to try in turn: the file's own, then those of whole models and training."""
     own = OWN_TESTS.get(file, [f"test_{file}"])
-    later = [f for f in ("test_models.py", "test_training.py") if f not in own]
+    later = ["test_models.py", "test_training.py", "test_mixed_precision.py"]
+    later = [name for name in later if name not in own]
     models = {"encoder.py": "transformer", "decoder.py": "seq2seq"}
     chosen = ["-k", models[file]] if file in models else []
     first, then = ([f"parity_tests/{name}" for name in names] for names in (own, later))

@@ -4,6 +4,7 @@ Dimensions: B batch, T time, O outputs (targets or class logits).
 """
 
 import importlib
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -12,13 +13,30 @@ import numpy as np
 from spec.batch import Batch
 from spec.config import Execution, ModelConfig, OptimizerConfig
 from spec.errors import ConfigError
+from spec.precision import LEAST_SCALE
 
 
 class StepResult(NamedTuple):
-    """Loss of a step's batch and the global norm of its gradient, before clipping."""
+    """Loss of a step's batch, the global norm of its gradient before clipping, and of float16 the
+    loss scale after the step, which is skipped where the norm is not finite."""
 
     loss: float
     gradient_norm: float
+    loss_scale: float | None = None
+
+    @property
+    def taken(self) -> bool:
+        return math.isfinite(self.loss) and math.isfinite(self.gradient_norm)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training cannot go on: no smaller loss scale makes this step finite."""
+        skipped = math.isfinite(self.loss) and (self.loss_scale or 0.0) >= LEAST_SCALE
+        return not (self.taken or skipped)
+
+    def __str__(self) -> str:
+        scale = "" if self.loss_scale is None else f", loss scale {self.loss_scale:.4g}"
+        return f"loss {self.loss:.4g}, gradient norm {self.gradient_norm:.4g}{scale}"
 
 
 class Prediction(NamedTuple):
@@ -43,7 +61,8 @@ class Backend(Protocol):
         """Build a model from named arrays, and an optimiser that has taken `step` steps.
 
         `arrays` holds every parameter by name and, to continue a run, the optimiser's running
-        means as `optimizer.m.<name>` and `optimizer.v.<name>`; without them they are 0.
+        means as `optimizer.m.<name>` and `optimizer.v.<name>`; without them they are 0. Of float16
+        `optimizer.loss_scale` says how many of the steps were skipped; see `spec.precision`.
         """
 
     @staticmethod

@@ -480,7 +480,9 @@ class OptimizerConfig(UpdateRule):
 class Execution:
     """Execution"""
 
-    dtype: Literal["float32", "float64"] = option("float32", "of weights and arithmetic")
+    dtype: Literal["float32", "float64", "bfloat16", "float16"] = option(
+        "float32", "of the model's arithmetic; of bfloat16 and float16 weights are float32"
+    )
     device: str = option("cpu", "cpu, or cuda / gpu with an index after a colon: cuda:1")
     threads: int | None = option(
         None,
@@ -495,3 +497,8 @@ class Execution:
 
     def __post_init__(self) -> None:
         validate(self)
+
+    @property
+    def master_dtype(self) -> str:
+        """Of weights, optimiser, data and loss; see `spec.precision`."""
+        return "float64" if self.dtype == "float64" else "float32"

@@ -1,6 +1,7 @@
 """NumPy <-> torch: dtype, device and threads in one place."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 
 import numpy as np
 import torch
@@ -34,12 +35,38 @@ def device(execution: Execution) -> torch.device:
 
 
 def from_numpy(array: np.ndarray, execution: Execution) -> Tensor:
-    """Put an array on the device: floats in the execution's dtype, the rest as it is.
+    """Put an array on the device: floats in the dtype of weights, the rest as it is.
 
     The result never shares memory with the array.
     """
-    dtype = getattr(torch, execution.dtype) if array.dtype.kind == "f" else None
+    dtype = getattr(torch, execution.master_dtype) if array.dtype.kind == "f" else None
     return torch.tensor(array, dtype=dtype, device=device(execution))
+
+
+def rounded(tensor: Tensor, execution: Execution) -> Tensor:
+    """Round to the dtype that the model computes in; the gradient comes back in the array's."""
+    return tensor.to(getattr(torch, execution.dtype))
+
+
+def widened(tensor: Tensor, execution: Execution) -> Tensor:
+    """Turn what the model computed into the dtype of weights and loss."""
+    return tensor.to(getattr(torch, execution.master_dtype))
+
+
+def in_float32(function: Callable) -> Callable:
+    """Turn a function of arrays into one that computes in float32 what comes in a narrower float.
+
+    The result is rounded once, to the dtype of the first array.
+    """
+
+    def wide(x):
+        return x.float() if getattr(x, "dtype", None) in (torch.bfloat16, torch.float16) else x
+
+    @wraps(function)
+    def run(x, *others, **options):
+        return function(wide(x), *map(wide, others), **options).to(x.dtype)
+
+    return run
 
 
 def to_numpy(tensor: Tensor) -> np.ndarray:

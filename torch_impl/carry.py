@@ -13,7 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from torch_impl.arrays import in_float32
 
+
+@in_float32
 def dropout(
     x: Float[Tensor, "..."], keep: Bool[Tensor, "..."], rate: float
 ) -> Float[Tensor, "..."]:
@@ -24,6 +27,7 @@ def dropout(
     return torch.where(keep, x / (1 - rate), 0.0)
 
 
+@in_float32
 def zone_out(
     new: Float[Tensor, "B H"],
     old: Float[Tensor, "B H"],

@@ -12,7 +12,7 @@ from torch import Tensor, nn, relu, sigmoid, tanh
 
 from spec.config import Recurrence
 from spec.params import PLAIN, cell_schema
-from torch_impl.arrays import add_parameters
+from torch_impl.arrays import add_parameters, in_float32
 
 
 class LSTMState(NamedTuple):
@@ -102,12 +102,14 @@ class LSTMCell(nn.Module):
         h, c = state
         from_input = x @ self.weight_ih.T + self.bias_ih
         from_hidden = h @ self.weight_hh.T + self.bias_hh
-        i, f, g, o = torch.chunk(from_input + from_hidden, 4, dim=-1)
+        gates = (from_input + from_hidden).to(c.dtype)
+        i, f, g, o = torch.chunk(gates, 4, dim=-1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)
-        h = sigmoid(o) * tanh(c)
+        h = (sigmoid(o) * tanh(c)).to(x.dtype)
         return LSTMState(h, c)
 
 
+@in_float32
 def standardize(x: Float[Tensor, "*B H"]) -> Float[Tensor, "*B H"]:
     """Shift and scale each row to mean 0 and variance 1.
 
@@ -155,7 +157,7 @@ class GeneralLSTMCell(nn.Module):
             from_input = standardize(from_input) * self.gain_ih
             from_hidden = standardize(from_hidden) * self.gain_hh
         gates = (from_input + self.bias_ih) + (from_hidden + self.bias_hh)
-        i, *forget, g, o = torch.split(gates, c.shape[-1], dim=-1)
+        i, *forget, g, o = torch.split(gates.to(c.dtype), c.shape[-1], dim=-1)
         peepholes = hasattr(self, "weight_ch")
         if peepholes:
             p_i, *p_forget, p_o = torch.split(self.weight_ch, c.shape[-1])
@@ -166,6 +168,6 @@ class GeneralLSTMCell(nn.Module):
         c = show("c", f * c + i * show("g", tanh(g)))
         o = show("o", sigmoid(o + p_o * c if peepholes else o))
         inside = standardize(c) * self.gain_c + self.bias_c if hasattr(self, "gain_c") else c
-        h = o * tanh(inside)
+        h = (o * tanh(inside)).to(x.dtype)
         h = show("h", h @ self.weight_hr.T if hasattr(self, "weight_hr") else h)
         return LSTMState(h, c)

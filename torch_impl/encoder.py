@@ -12,7 +12,7 @@ from torch import Tensor, nn, relu, tanh
 from torch.special import erfc
 
 from spec.params import layer_norm_schema, positions_schema, sinusoidal_positions
-from torch_impl.arrays import add_parameters
+from torch_impl.arrays import add_parameters, in_float32
 from torch_impl.attention import MultiHeadAttention, dot_product_attention
 from torch_impl.carry import dropout
 from torch_impl.cells import standardize
@@ -49,6 +49,7 @@ class Embedding(nn.Linear):
         return x + self.positions[:T]
 
 
+@in_float32
 def gelu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return x times the normal distribution function of x.
 
@@ -59,6 +60,7 @@ def gelu(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return x * 0.5 * erfc(-x * 0.5**0.5)
 
 
+@in_float32
 def gelu_tanh(x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Return the approximation of `gelu` by tanh, which JAX takes by default and torch does not.
 

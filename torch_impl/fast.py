@@ -100,12 +100,16 @@ def unroll_lstm(
     inputs = reverse_in_time(inputs, valid) if reverse else inputs
     if valid is not None:
         inputs = torch.cat([inputs, (~valid)[..., None].to(inputs.dtype)], dim=-1)
-        shut = weight_ih.new_tensor([-1e30, 1e30, 0.0, 0.0]).repeat_interleave(c.shape[1])
+        far = torch.finfo(weight_ih.dtype).max / 2  # float16 has no 1e30
+        shut = weight_ih.new_tensor([-1e30, 1e30, 0.0, 0.0]).clamp(-far, far)
+        shut = shut.repeat_interleave(c.shape[1])
         weight_ih = torch.cat([weight_ih, shut[:, None]], dim=1)
     train = torch.is_grad_enabled()  # which cuDNN demands for a way back
+    first = h[None], c[None].to(h.dtype)
     outputs, last, c = torch.lstm(
-        inputs, (h[None], c[None]), [weight_ih, *others], True, 1, 0.0, train, False, True
+        inputs, first, [weight_ih, *others], True, 1, 0.0, train, False, True
     )
+    c = c.to(state[1].dtype)
     last = last[0]
     if valid is not None:
         last = last_valid(outputs, valid, h)

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn.utils import vector_to_parameters
 
 from spec.backend import Prediction, StepResult
 from spec.batch import Batch
 from spec.config import Execution, ModelConfig, OptimizerConfig
 from spec.params import parameter_schema, select_arrays
+from spec.precision import SCALE_NAME, LossScale
 from torch_impl import fast, recurrent
-from torch_impl.arrays import from_numpy, prepare, to_numpy
+from torch_impl.arrays import from_numpy, prepare, rounded, to_numpy, widened
 from torch_impl.losses import LOSSES, over_steps
 from torch_impl.models import Output, sequence_model
 from torch_impl.optimizers import GradientTransformation, OptimizerState, optimizer
@@ -26,6 +28,7 @@ class TrainState(NamedTuple):
     model: nn.Module
     optimizer: GradientTransformation
     optimizer_state: OptimizerState
+    loss_scale: LossScale | None = None  # of float16
 
 
 def init_state(
@@ -52,12 +55,14 @@ def init_state(
         module = sequence_model(model, layers)
     module.load_state_dict(tensors(""), assign=True)
     rule = optimizer(optimizer_config)
+    scale = LossScale.of(arrays) if execution.dtype == "float16" else None
+    step -= scale.skipped if scale else 0
     state = rule.init(flatten(module.parameters()))._replace(step=step)
     for kind in ("m", "v"):
         if any(name.startswith(f"optimizer.{kind}.") for name in arrays):
             moment = flatten(tensors(f"optimizer.{kind}.").values())
             state = state._replace(**{kind: moment})
-    return TrainState(model, execution, module, rule, state)
+    return TrainState(model, execution, module, rule, state, scale)
 
 
 def flatten(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -75,9 +80,18 @@ def put(batch: Batch, execution: Execution) -> dict[str, Any]:
 
 
 def apply(state: TrainState, arrays: Mapping[str, Any]) -> Output:
-    """Run the model on the arrays of a batch."""
+    """Run the model on the arrays of a batch, rounded at its door as `spec.precision` says."""
+    execution, model = state.execution, state.model
+    read = ["inputs"] + ["targets"] * (state.config.decodes and "targets" in arrays)
+    arrays = {**arrays, **{name: rounded(arrays[name], execution) for name in read}}
     told = {"targets": arrays.get("targets")} if state.config.decodes else {}
-    return state.model(arrays["inputs"], arrays.get("lengths"), keep=arrays.get("keep"), **told)
+    given = arrays["inputs"], arrays.get("lengths")
+    told = {"keep": arrays.get("keep"), **told}
+    if execution.dtype == execution.master_dtype:
+        return model(*given, **told)
+    params = {name: rounded(tensor, execution) for name, tensor in model.named_parameters()}
+    output = functional_call(model, params, given, told)
+    return Output(*(part if part is None else widened(part, execution) for part in output))
 
 
 def objective(
@@ -113,12 +127,20 @@ def loss(state: TrainState, arrays: Mapping[str, Any]) -> torch.Tensor:
 def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, StepResult]:
     """Take one step; the old state is used up."""
     params = list(state.model.parameters())
-    value = loss(state, put(batch, state.execution))
-    gradient, vector = flatten(torch.autograd.grad(value, params)), flatten(params)
+    value, scale = loss(state, put(batch, state.execution)), state.loss_scale
+    d_value = None if scale is None else value.new_tensor(scale.scale)
+    gradient, vector = flatten(torch.autograd.grad(value, params, d_value)), flatten(params)
+    if scale is not None:
+        gradient = gradient / scale.scale
     updates, moved = state.optimizer.update(gradient, state.optimizer_state, vector)
-    vector_to_parameters(vector + updates, params)
     result = StepResult(value.item(), moved.norm.item())
-    return state._replace(optimizer_state=moved), result
+    if scale is not None:
+        scale = scale.after(result.taken)
+        result = result._replace(loss_scale=scale.scale)
+    if scale is None or result.taken:
+        vector_to_parameters(vector + updates, params)
+        state = state._replace(optimizer_state=moved)
+    return state._replace(loss_scale=scale), result
 
 
 @torch.no_grad()
@@ -130,7 +152,7 @@ def predict(state: TrainState, batch: Batch) -> Prediction:
 
 
 def export_arrays(state: TrainState) -> dict[str, np.ndarray]:
-    """Copy out the parameters and the optimiser's running means, by name."""
+    """Copy out the parameters, the optimiser's running means and the loss scale, by name."""
     params = dict(state.model.named_parameters())
     arrays = {name: to_numpy(tensor) for name, tensor in params.items()}
     for kind in ("m", "v"):
@@ -139,4 +161,6 @@ def export_arrays(state: TrainState) -> dict[str, np.ndarray]:
             parts = vector.split([tensor.numel() for tensor in params.values()])
             for (name, tensor), part in zip(params.items(), parts, strict=True):
                 arrays[f"optimizer.{kind}.{name}"] = to_numpy(part.view_as(tensor))
+    if state.loss_scale is not None:
+        arrays[SCALE_NAME] = state.loss_scale.array
     return arrays

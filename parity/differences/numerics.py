@@ -558,3 +558,97 @@ class ParametersWithoutGradient:
     instead = "Leave the bias out, or out of the comparison."
     portable = False
     source = ("torch.nn.MultiheadAttention", "jax.nn.softmax")
+
+
+@difference
+class Bfloat16ProductInFloat32Sum:
+    """A bfloat16 product on its way into a float32 sum: rounded in torch, not under `jax.jit`.
+
+    XLA leaves out a rounding that it would undo at once. A function then gives other bits when it
+    is fused otherwise, be it only because it stands in a larger one.
+    """
+
+    def in_torch():
+        x = torch.full((4,), 1 + 2.0**-7, dtype=torch.bfloat16)
+        return (x * x).sum(dtype=torch.float32)
+
+    torch_gives = 4.0625
+
+    def in_jax():
+        x = jnp.full(4, 1 + 2.0**-7, jnp.bfloat16)
+        return jax.jit(lambda x: (x * x).sum(dtype=jnp.float32))(x)
+
+    jax_gives = Between(4.06274, 4.0625, 4.0628)
+    instead = "`compiler_options={'xla_allow_excess_precision': False}` of `jax.jit`."
+
+    def same():
+        x, exact = [1 + 2.0**-7] * 4, {"xla_allow_excess_precision": False}
+        ours = torch.tensor(x, dtype=torch.bfloat16)
+        add = jax.jit(lambda x: (x * x).sum(dtype=jnp.float32), compiler_options=exact)
+        return (ours * ours).sum(dtype=torch.float32), add(jnp.array(x, jnp.bfloat16))
+
+    close = 0.0
+    portable = False
+    source = ("torch.sum", "jax.jit")
+
+
+@difference
+class SigmoidOfBfloat16:
+    """sigmoid and softmax of bfloat16: torch rounds the result, JAX each operation inside.
+
+    The largest error over bfloat16 numbers from -8 to 8, in ULP; 0.5 is correct rounding.
+    """
+
+    def in_torch():
+        x = torch.linspace(-8, 8, 4097).bfloat16()
+        truth = 1 / (1 + torch.exp(-x.double()))
+        ulp = torch.exp2(torch.floor(torch.log2(truth)) - 7)
+        return ((torch.sigmoid(x).double() - truth) / ulp).abs().max()
+
+    torch_gives = Between(0.5, 0.49, 0.51)
+
+    def in_jax():
+        x = jnp.linspace(-8, 8, 4097).astype(jnp.bfloat16)
+        truth = 1 / (1 + np.exp(-np.array(x, np.float64)))
+        ulp = 2 ** (np.floor(np.log2(truth)) - 7)
+        return np.abs((np.array(jax.nn.sigmoid(x), np.float64) - truth) / ulp).max()
+
+    jax_gives = Between(2.04148, 0.51, 4.0)
+    instead = "`jax.nn.sigmoid(x.astype(jnp.float32)).astype(x.dtype)`."
+
+    def same():
+        x = np.linspace(-8, 8, 4097, dtype=np.float32)
+        ours = torch.tensor(x).bfloat16().sigmoid().float()
+        theirs = jax.nn.sigmoid(jnp.array(x).astype(jnp.bfloat16).astype(jnp.float32))
+        return ours, theirs.astype(jnp.bfloat16).astype(jnp.float32)
+
+    close = 2.0**-8  # a tie of float32's last bit
+    portable = False
+    source = ("torch.sigmoid", "jax.nn.sigmoid")
+
+
+@difference
+class Bfloat16AndPythonNumber:
+    """bfloat16 with a Python number: torch takes it in float32, JAX rounds it to bfloat16 first.
+
+    Dropout's `x / 0.6` then scales by 0.26 % too little.
+    """
+
+    def in_torch():
+        return (torch.tensor(7.0, dtype=torch.bfloat16) / 0.6).item()
+
+    torch_gives = 11.6875
+
+    def in_jax():
+        return (jnp.bfloat16(7.0) / 0.6).item()
+
+    jax_gives = 11.625
+    instead = "Compute in float32 and round once: `(x.astype(jnp.float32) / 0.6).astype(x.dtype)`."
+
+    def same():
+        x = jnp.bfloat16(7.0)
+        ours = torch.tensor(7.0, dtype=torch.bfloat16) / 0.6
+        return ours.item(), (x.astype(jnp.float32) / 0.6).astype(x.dtype).item()
+
+    close = 0.0
+    source = ("torch.div", "jax.numpy.divide")
