@@ -20,6 +20,7 @@ from jax_impl import training as jax_training
 from jax_impl.arrays import to_names
 from parity_tests.cases import CASES, LAYERS, B, T
 from parity_tests.compare import assert_same, relative_error
+from parity_tests.test_training import LABELLING, SMOOTHED, batches
 from spec import reference
 from spec.batch import Batch
 from spec.config import Execution, ModelConfig, OptimizerConfig, Recurrence
@@ -347,3 +348,35 @@ def test_function_rounds_once(name, dtype):
     for side, found in both.items():
         ulps = np.abs(found - truth) / np.maximum(spacing, least)
         assert ulps.max() < 0.51, f"{side}: {ulps.max()} units of the last place"
+
+
+# What else a step of training may do, each with what runs it.
+OPTIONS = {
+    "cut": (replace(SMALL, model="lstm", dropout=0.3, truncated_bptt_steps=2), {}),
+    "remat": (replace(SMALL, bidirectional=True), {"remat": True}),
+    "quantiles": (replace(SMALL, loss="quantile", quantiles="0.1,0.5,0.8", output_size=6), {}),
+    "gaussian": (replace(SMALL, loss="gaussian_nll", output_size=4), {}),
+    "weighted": (SMOOTHED, {}),
+    "labelling": (LABELLING, {}),
+}
+
+
+@pytest.mark.parametrize("backend", [torch_impl, jax_impl], ids=["torch", "jax"])
+@pytest.mark.parametrize("name", OPTIONS)
+def test_training_with_options_is_as_near_the_truth(name, backend):
+    """Six steps: losses and gradient norms are within a few roundoffs of float64's."""
+    config, options = OPTIONS[name]
+
+    def numbers(dtype: str) -> np.ndarray:
+        execution = Execution(dtype=dtype, **options)
+        arrays = init_params(parameter_schema(config), 3)
+        state = backend.init_state(config, OptimizerConfig(lr=1e-2), execution, arrays)
+        found = []
+        for batch, _ in zip(batches(config), range(6), strict=False):
+            state, result = backend.train_step(state, batch)
+            found.append((result.loss, result.gradient_norm))
+        return np.array(found)
+
+    truth = numbers("float64")
+    for dtype in LOW if name == "cut" else LOW[:1]:
+        assert np.abs(numbers(dtype) / truth - 1).max() <= FACTOR * UNIT_ROUNDOFF[dtype]
