@@ -70,10 +70,6 @@ def export(
       ConfigError: ONNX cannot express the model, onnxruntime cannot compute it, or the file would
         be too large.
     """
-    if config.decodes:
-        raise ConfigError(
-            f"--format {format}: does not express the decoder of {config.model}; choose another format"
-        )
     operator = config.cell.upper() if config.recurrent else "Erf"
     for name in ("proj_size", "layer_norm", "zoneout"):
         if getattr(config, name) != getattr(Recurrence, name):

@@ -1,7 +1,7 @@
 """The models of `spec.reference`, as ONNX operators.
 
 Dimensions: B batch, T time, D input features, H hidden units, F features of an encoder output, O
-outputs (targets or class logits).
+outputs (targets or class logits); of a forecast step by step K steps, M targets of each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -38,45 +38,72 @@ def gates(order: Sequence[int], coupled: bool, *parts: np.ndarray) -> np.ndarray
     return np.concatenate(found)
 
 
+def layer(
+    graph: Graph,
+    config: ModelConfig,
+    directions: Sequence[Mapping[str, np.ndarray]],
+    inputs: str,
+    lengths: str = "",
+    first: Sequence[str] = (),
+) -> tuple[str, list[str]]:
+    """Run one layer over inputs [T, B, D], or one step of a decoder, which is a layer of one step.
+
+    Args:
+      directions: a cell's parameters for each.
+      lengths: real steps of each sequence [B]; none when all have T.
+      first: states [directions, B, H], h and of an LSTM c; none for zeros.
+
+    Returns:
+      outputs [T, directions, B, H]; last states, as the first.
+    """
+    H = directions[0]["weight_hh"].shape[1]
+    coupled = config.cell == "lstm" and len(directions[0]["weight_ih"]) == 3 * H
+    options = {
+        "rnn": {"activations": [config.nonlinearity.capitalize()] * len(directions)},
+        "gru": {"linear_before_reset": int(config.reset_after)},
+        "lstm": {"input_forget": int(coupled)},
+    }[config.cell]
+
+    def stacked(*names: str, order: str = config.cell) -> np.ndarray:
+        parts = ([own[name] for name in names] for own in directions)
+        return np.stack([gates(ORDER[order], coupled, *own) for own in parts])
+
+    optional = list(first)
+    if "weight_ch" in directions[0]:
+        optional = [*(first or ("", "")), stacked("weight_ch", order="peepholes")]
+    outputs, *last = graph(
+        config.cell.upper(),
+        inputs,
+        stacked("weight_ih"),
+        stacked("weight_hh"),
+        stacked("bias_ih", "bias_hh"),
+        lengths,
+        *optional,
+        outputs=3 if config.cell == "lstm" else 2,
+        hidden_size=H,
+        direction="bidirectional" if len(directions) == 2 else "forward",
+        **options,
+    )
+    return outputs, last
+
+
 def recurrent(
     graph: Graph, config: ModelConfig, params: Mapping[str, np.ndarray], inputs: str, lengths: str
-) -> tuple[str, str]:
-    """Run recurrent layers over inputs [B, T, D]; return outputs [T, B, F], last state [B, F]."""
-    options = {
-        "rnn": {"activations": [config.nonlinearity.capitalize()] * config.directions},
-        "gru": {"linear_before_reset": int(config.reset_after)},
-        "lstm": {"input_forget": int(config.coupled_gates)},
-    }[config.cell]
-    direction = "bidirectional" if config.bidirectional else "forward"
+) -> tuple[str, list[str]]:
+    """Run recurrent layers over inputs [B, T, D]; return outputs [T, B, F] and the last states."""
     lengths = graph("Cast", lengths, to=TensorProto.INT32)
-
-    def stacked(directions: Sequence[Mapping], *names: str, order: str = config.cell) -> np.ndarray:
-        parts = ([own[name] for name in names] for own in directions)
-        return np.stack([gates(ORDER[order], config.coupled_gates, *own) for own in parts])
-
-    below, last = graph("Transpose", inputs, perm=(1, 0, 2)), ""
-    for layer, directions in enumerate(split_layers(params)):
-        optional = ()
-        if config.peepholes:  # behind the first states, which are zeros
-            optional = ("", "", stacked(directions, "weight_ch", order="peepholes"))
-        outputs, last = graph(
-            config.cell.upper(),
-            below,
-            stacked(directions, "weight_ih"),
-            stacked(directions, "weight_hh"),
-            stacked(directions, "bias_ih", "bias_hh"),
-            lengths,
-            *optional,
-            outputs=2,
-            hidden_size=config.hidden_size,
-            direction=direction,
-            **options,
-        )
+    below, last = graph("Transpose", inputs, perm=(1, 0, 2)), []
+    for n, directions in enumerate(split_layers(params)):
+        outputs, last = layer(graph, config, directions, below, lengths)
         by_step = graph("Transpose", outputs, perm=(0, 2, 1, 3))  # [T, B, directions, H]
         above = graph("Reshape", by_step, whole(0, 0, -1))
-        below = graph("Add", above, below) if layer and config.residual else above
-    by_sequence = graph("Transpose", last, perm=(1, 0, 2))
-    return below, graph("Reshape", by_sequence, whole(0, -1))
+        below = graph("Add", above, below) if n and config.residual else above
+    return below, last
+
+
+def side_by_side(graph: Graph, state: str) -> str:
+    """Lay the directions of a state [directions, B, H] beside each other: [B, F]."""
+    return graph("Reshape", graph("Transpose", state, perm=(1, 0, 2)), whole(0, -1))
 
 
 def at_end(graph: Graph, y: str, lengths: str, times: str) -> str:
@@ -98,23 +125,31 @@ def last_layer(graph: Graph, config: ModelConfig, y: str, lengths: str, times: s
     return graph("Where", forward, end, start)
 
 
+def compared_keys(
+    graph: Graph, config: ModelConfig, params: Mapping[str, np.ndarray], keys: str
+) -> str:
+    """Return what scores compare a query with, of keys [B, T, F]; the same for every query."""
+    return graph("MatMul", keys, params["U_a"].T) if config.score == "additive" else keys
+
+
 def attention(
     graph: Graph,
     config: ModelConfig,
     params: Mapping[str, np.ndarray],
     query: str,
     keys: str,
+    compared: str,
     valid: str,
 ) -> str:
-    """Attend with queries [B, F] over keys [B, T, F]; return contexts [B, F]."""
+    """Attend with queries [B, F] over keys [B, T, F], `compared_keys` at hand: contexts [B, F]."""
     number = np.dtype(graph.dtype).type
     if config.score == "additive":
         from_query = graph("Unsqueeze", graph("MatMul", query, params["W_a"].T), whole(1))
-        compared = graph("Tanh", graph("Add", from_query, graph("MatMul", keys, params["U_a"].T)))
-        scores = graph("MatMul", compared, params["v_a"])
+        scores = graph("Tanh", graph("Add", from_query, compared))
+        scores = graph("MatMul", scores, params["v_a"])
     else:
         query = graph("MatMul", query, params["W_a"].T) if config.score == "general" else query
-        products = graph("MatMul", keys, graph("Unsqueeze", query, whole(2)))
+        products = graph("MatMul", compared, graph("Unsqueeze", query, whole(2)))
         scale = config.encoded_size**-0.5 if config.score == "scaled_dot" else 1.0
         scores = graph("Mul", graph("Squeeze", products, whole(2)), number(scale))
     scores = graph("Where", valid, scores, np.finfo(number).min)
@@ -139,7 +174,41 @@ def pool(
     last = at_end(graph, y, lengths, times)
     if config.pooling == "last":
         return last
-    return attention(graph, config, params, last, y, graph("Less", times, ends))
+    compared = compared_keys(graph, config, params, y)
+    return attention(graph, config, params, last, y, compared, graph("Less", times, ends))
+
+
+def decode(
+    graph: Graph,
+    config: ModelConfig,
+    arrays: Mapping[str, Mapping[str, np.ndarray]],
+    keys: str,
+    valid: str,
+    states: Sequence[str],
+    value: str,
+) -> str:
+    """Forecast step by step from `states` [B, F] and the last `value` [B, M]: [B, O].
+
+    Args:
+      arrays: parameters of "attention", "decoder" and "head" by their names.
+      keys, valid: what every step attends to, [B, T, F] and [B, T].
+    """
+    own = arrays["attention"]
+    compared = compared_keys(graph, config, own, keys)
+
+    def step(graph: Graph, carried: Sequence[str]) -> tuple[list[str], str]:
+        value, h, *c = carried
+        context = attention(graph, config, own, h, keys, compared, valid)
+        inputs = graph("Concat", value, context, axis=-1)
+        inputs, *first = (graph("Unsqueeze", part, whole(0)) for part in (inputs, h, *c))
+        _, last = layer(graph, config, [arrays["decoder"]], inputs, first=first)
+        h, *c = (graph("Squeeze", part, whole(0)) for part in last)
+        features = graph("Concat", context, h, axis=-1)
+        value = linear(graph, arrays["head"], "", features)
+        return [value, h, *c], graph("Identity", value)  # an output has a name of its own
+
+    values = graph.loop(config.forecast_steps, [value, *states], step)
+    return graph("Reshape", graph("Transpose", values, perm=(1, 0, 2)), whole(0, -1))
 
 
 def model(
@@ -155,15 +224,24 @@ def model(
     zero = np.zeros((), graph.dtype)
     inputs = graph("Where", graph("Unsqueeze", valid, whole(2)), inputs, zero)
     if config.recurrent:
-        outputs, features = recurrent(graph, config, part(f"{config.cell}."), inputs, lengths)
+        outputs, states = recurrent(graph, config, part(f"{config.cell}."), inputs, lengths)
+        features = side_by_side(graph, states[0])
         keys = graph("Transpose", outputs, perm=(1, 0, 2))
+        if config.decodes:
+            first = [features, *(side_by_side(graph, part) for part in states[1:])]
+            own = {name: part(f"{name}.") for name in ("attention", "decoder", "head")}
+            fed_back = graph("Gather", inputs, whole(*config.fed_back), axis=2)
+            value = at_end(graph, fed_back, lengths, times)
+            return decode(graph, config, own, keys, valid, first, value)
         if config.residual:  # the operator's own last state lacks what was added to it
             features = last_layer(graph, config, keys, lengths, times)
         if config.attends:
             if config.self_attention:
                 mask = graph("Unsqueeze", valid, whole(1, 2))
                 keys = multi_head_attention(graph, config, part("self_attention."), keys, mask)
-            context = attention(graph, config, part("attention."), features, keys, valid)
+            own = part("attention.")
+            compared = compared_keys(graph, config, own, keys)
+            context = attention(graph, config, own, features, keys, compared, valid)
             features = graph("Concat", context, features, axis=-1)
     else:
         x = embedding(graph, part("embedding."), inputs, times)

@@ -41,11 +41,18 @@ OPTIONS_OF_LAYERS = [
             residual=True, input_dropout=0.2, recurrent_dropout=0.4, truncated_bptt_steps=2
         ),
     ),
+    Case(  # the decoder's cell is plain
+        "lstm_seq2seq",
+        steps=3,
+        ragged=True,
+        bidirectional=True,
+        options=Recurrence(peepholes=True, coupled_gates=True),
+    ),
 ]
 
 
 def expressible(case):
-    return not case.config.decodes and not any(getattr(case.options, name) for name in REFUSED)
+    return not any(getattr(case.options, name) for name in REFUSED)
 
 
 @pytest.mark.parametrize("case", [*filter(expressible, CASES), *OPTIONS_OF_LAYERS], ids=str)
@@ -90,12 +97,17 @@ def test_no_more_steps_than_learned_positions():
         onnx_impl.run(content, "onnx", np.zeros((1, T, case.features)), np.array([T]))
 
 
-def test_decoder_is_refused():
+def test_a_decoder_is_one_step_whatever_the_steps_of_its_forecast():
+    """Weights stand in the file once."""
     import onnx_impl
 
-    case = next(case for case in CASES if case.config.decodes)
-    with pytest.raises(ConfigError, match="does not express the decoder of rnn_seq2seq"):
-        onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+    sizes = []
+    for steps in (2, 200):
+        case = Case("lstm_seq2seq", steps=steps)
+        narrow = {name: array.astype(np.float32) for name, array in case.params.items()}
+        sizes.append(len(onnx_impl.export(case.config, narrow, units_of(case), "onnx", "{}")))
+    units = 2 * (200 - 2) * case.targets_of_a_step * 8  # means and standard deviations, float64
+    assert sizes[1] - sizes[0] <= units + 32  # and longer numbers for shapes
 
 
 @pytest.mark.parametrize(
@@ -164,13 +176,17 @@ def test_float64_is_refused_for_what_onnxruntime_lacks(operator):
 
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
-def test_a_checkpoint_of_either_backend(data, tmp_path, capsys, backend):  # noqa: F811
+@pytest.mark.parametrize("model", ["lstm_attention", "lstm_seq2seq"])
+def test_a_checkpoint_of_either_backend(data, tmp_path, capsys, backend, model):  # noqa: F811
     run, out = tmp_path / "run", tmp_path / "model.onnx"
-    options = [*OPTIONS, "--epochs=1", "--dtype=float32"]
-    assert (
-        train.main([f"--data_path={data}", f"--backend={backend}", f"--out={run}", *options])
-        is None
-    )
+    file, options = data, [*OPTIONS, f"--model={model}", "--epochs=1", "--dtype=float32"]
+    if model.endswith("_seq2seq"):
+        file = tmp_path / "series.csv"
+        rows = np.random.default_rng(3).normal(size=(40, 3)).cumsum(axis=0)
+        np.savetxt(file, rows, delimiter=",", header="a,b,c", comments="", fmt="%.4f")
+        options += ["--windows=4", "--horizon=3", "--forecast=path", "--target=c,a"]
+    argv = [f"--data_path={file}", f"--backend={backend}", f"--out={run}"]
+    assert train.main([*argv, *options]) is None
     for other in ("torch", "jax"):
         argv = [f"--checkpoint={run}", f"--backend={other}", "--format=onnx", f"--out={out}"]
         capsys.readouterr()
