@@ -25,8 +25,9 @@ def answers(
 ) -> str:
     """Scale `inputs` [B, T, D], run the model with `lengths` [B], answer in the unit of the data.
 
-    Returns the name of the answers, float64 [B, O]; of each target side by side its quantiles in
-    increasing order, or mean and standard deviation, where the model is trained for them.
+    Returns the name of the answers, float64 [B, O], of every step [B, T, O]; of each target side by
+    side its quantiles in increasing order, or mean and standard deviation, where the model is
+    trained for them.
     """
     dtype = helper.np_dtype_to_tensor_dtype(np.dtype(graph.dtype))
     scaled = graph("Div", graph("Sub", "inputs", units.input_mean), units.input_std)
@@ -38,16 +39,17 @@ def answers(
     mean, std, P = units.target_mean, units.target_std, config.outputs_per_target
     if P == 1:
         return graph("Add", graph("Mul", outputs, std), mean)
-    by_target = graph("Reshape", outputs, whole(0, -1, P))
+    kept = (0, 0) if config.every_step else (0,)
+    by_target = graph("Reshape", outputs, whole(*kept, -1, P))
     if config.criterion == "quantile":
         by_target, _ = graph("TopK", by_target, whole(P), outputs=2, largest=0)
         scaled = graph("Add", graph("Mul", by_target, std[:, None]), mean[:, None])
     else:
-        center, raw = graph("Split", by_target, outputs=2, axis=2, num_outputs=2)
+        center, raw = graph("Split", by_target, outputs=2, axis=-1, num_outputs=2)
         center = graph("Add", graph("Mul", center, std[:, None]), mean[:, None])
         spread = graph("Add", graph("Softplus", raw), np.float64(LEAST_STD))
-        scaled = graph("Concat", center, graph("Mul", spread, std[:, None]), axis=2)
-    return graph("Reshape", scaled, whole(0, config.output_size))
+        scaled = graph("Concat", center, graph("Mul", spread, std[:, None]), axis=-1)
+    return graph("Reshape", scaled, whole(*kept, config.output_size))
 
 
 def export(
@@ -95,6 +97,7 @@ def export(
     def described(name: str, kind: int, *shape: int | str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, kind, shape)
 
+    batch = ("batch", "time") if config.every_step else ("batch",)
     program = helper.make_graph(
         graph.nodes,
         config.model,
@@ -102,7 +105,7 @@ def export(
             described("inputs", TensorProto.DOUBLE, "batch", "time", config.input_size),
             described("lengths", TensorProto.INT64, "batch"),
         ],
-        [described(name, TensorProto.DOUBLE, "batch", config.output_size)],
+        [described(name, TensorProto.DOUBLE, *batch, config.output_size)],
         graph.constants,
     )
     written = helper.make_model(

@@ -214,7 +214,7 @@ def decode(
 def model(
     graph: Graph, config: ModelConfig, arrays: Mapping[str, np.ndarray], inputs: str, lengths: str
 ) -> str:
-    """Run a whole model on scaled inputs [B, T, D]; return predictions [B, O]."""
+    """Run a whole model on scaled inputs [B, T, D]; return predictions [B, O], or [B, T, O]."""
 
     def part(name: str) -> dict[str, np.ndarray]:
         return {n.removeprefix(name): a for n, a in arrays.items() if n.startswith(name)}
@@ -243,8 +243,14 @@ def model(
             compared = compared_keys(graph, config, own, keys)
             context = attention(graph, config, own, features, keys, compared, valid)
             features = graph("Concat", context, features, axis=-1)
+        features = keys if config.every_step else features
     else:
         x = embedding(graph, part("embedding."), inputs, times)
         y = transformer_encoder(graph, config, part("transformer."), x, valid, times)
-        features = pool(graph, config, part("attention."), y, lengths, times)
-    return linear(graph, part("head."), "", features)
+        features = y
+        if not config.every_step:
+            features = pool(graph, config, part("attention."), y, lengths, times)
+    predictions = linear(graph, part("head."), "", features)
+    if config.every_step:
+        return graph("Where", graph("Unsqueeze", valid, whole(2)), predictions, zero)
+    return predictions

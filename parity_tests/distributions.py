@@ -32,6 +32,7 @@ class Forecast(Case):
 FORECASTS = [
     Forecast("gru", ragged=True, loss="quantile"),
     Forecast("gru", ragged=True, loss="gaussian_nll"),
+    Forecast("rnn", ragged=True, loss="quantile", every_step=True),
 ]
 
 
@@ -51,7 +52,7 @@ def forecasts(case: Forecast, params: dict[str, np.ndarray]) -> tuple[dict[str, 
         scaled = np.nan_to_num((inputs - units.input_mean) / units.input_std)
         outputs = reference.predict(case.config, params, scaled, lengths).predictions
         rows = []
-        for output in outputs:
+        for output in outputs.reshape(-1, outputs.shape[-1]):
             row = []
             for target in range(TARGETS):
                 mean, std = units.target_mean[target], units.target_std[target]
@@ -64,5 +65,5 @@ def forecasts(case: Forecast, params: dict[str, np.ndarray]) -> tuple[dict[str, 
                     spread = np.log1p(np.exp(raw)) + LEAST_STD
                     row += [center * std + mean, spread * std]
             rows.append(row)
-        answers[str(inputs.shape)] = np.array(rows)
+        answers[str(inputs.shape)] = np.reshape(rows, outputs.shape)
     return answers, crossed

@@ -73,6 +73,11 @@ EQUIVALENT = {
         ("cells.py", "strict=True", "strict=False"),
         ("carry.py", "strict=True", "strict=False"),
     ],
+    "the mean over targets and quantiles is one, in either order": [
+        ("losses.py", "dim=-1), w", "dim=- 2), w"),
+        ("losses.py", "axis=-1), w", "axis=- 2), w"),
+    ],
+    "nothing but options comes behind": [("losses.py", "*,", "/,")],
     "without a mask its rate is not used": [
         ("carry.py", "read_rate: float = 0.0", "read_rate: float = 1.0"),
         ("carry.py", "read_rate: float = 0.0", "read_rate: float = -1.0"),

@@ -234,6 +234,17 @@ def test_a_spread_beyond_20_is_no_identity():
         assert relative_error(np.asarray(std), np.array([[exact]])) < 1e-15
 
 
+def test_mean_and_std_of_every_step():
+    """Two targets of three steps: each pair keeps its place."""
+    outputs = DRAW(size=(B, T, O * 2))
+    for library, put in (*SIDES, (losses, np.asarray)):
+        found = library.mean_and_std(put(outputs))
+        for b in range(B):
+            alone = losses.mean_and_std(outputs[b])
+            for whole, one in zip(found, alone, strict=True):
+                np.testing.assert_allclose(whole[b], one, rtol=1e-15)
+
+
 def test_certain_and_wrong_stays_finite():
     """A logit 1e4 above the target's gives a loss of 1e4, not inf."""
     logits, target = np.array([[1e4, 0.0]]), np.array([1])
