@@ -5,6 +5,8 @@ and float64 alike (chaos). A bug does not wait for that. What rounding does to t
 measured twice: by how far each side's float32 run leaves its own float64 run, and by one more float64
 run whose start is moved by one rounding. In float64 the two sides may part by `FACTOR` times
 what these show; what parts further, or earlier, is a bug, and the first step and array are named.
+Where float64 agrees and one side's float32 does not, the formula is the same, and an operation of
+that side loses digits.
 
 Dimensions: S steps, N arrays.
 """
@@ -32,9 +34,10 @@ class Drift:
 
     Attributes:
       verdict: "same": rounding, and it stays small. "chaos": rounding, and the run multiplies it until
-        it shows. "bug": more than rounding.
+        it shows. "precision": in float32 one side rounds far more than the other. "bug": more than
+        rounding.
       sentence: the verdict in words: rates, or the step and the arrays.
-      step, array, dtype: where a bug shows first; steps count from 1.
+      step, array, dtype: where a bug or a loss of precision shows first; steps count from 1.
       parted: by dtype the first step at which more than rounding parts the runs, None for never.
       names: of the arrays [N].
       gaps: ||torch - JAX|| by dtype [S, N].
@@ -225,7 +228,8 @@ def judged(
     # one rounding does, times what it fell short by then.
     nearly = total(off) <= SCALE * APART * total(least)
     until = int(np.flatnonzero(nearly).max(initial=0))
-    short = max(1.0, float(ratio(total(off)[[until]], total(moved)[[until]])[0]))
+    # A start of zeros has no rounding to be moved by.
+    short = max(1.0, total(off)[until] / total(moved)[until]) if total(moved)[until] else 1.0
     effect = np.maximum(np.maximum(short * moved, off), EPS["float64"] * least)
     effect = np.maximum(effect, least * ratio(total(effect), total(least))[:, None])
     bound = FACTOR * effect
@@ -290,7 +294,7 @@ def verdict(
             f"float64 agrees, but at step {s + 1} {side}'s float32 run is {times:.0f} times as far "
         )
         text += f"from its float64 run as the other; most in {names[worst]}"
-        return "bug", text, s + 1, names[worst], "float32"
+        return "precision", text, s + 1, names[worst], "float32"
     last, last32 = (float(ratio(total(x)[-1:], total(size)[-1:])[0]) for x in (gap, gap32))
     text = (
         f"after {len(gap)} steps the runs are {last:.1e} apart in float64, {last32:.1e} in float32"
