@@ -5,7 +5,7 @@ The forward pass once more, on `recurrent.py`, with every gate, state and weight
 the array it is added to, through all that follows from it.
 
 Dimensions: B batch, T time, D input features, H hidden units, F features of an encoder output,
-G features that the head reads, O outputs.
+G features that the head reads, O outputs; of a forecast step by step K steps, M targets of each.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jax.nn import relu, sigmoid, softmax, tanh
 from jaxtyping import Bool, Float, Int
 
@@ -25,12 +25,13 @@ from jax_impl.attention import additive_scores, multi_head_attention, multiplica
 from jax_impl.carry import zone_out
 from jax_impl.cells import LSTMState, general_lstm_cell
 from jax_impl.encoder import embedding, encoder_layer, layer_norm
-from jax_impl.models import State, at_end, last_layer
+from jax_impl.models import State, at_end, last_layer, last_states
 from jax_impl.recurrent import real_steps, run_layers, unroll, zero_lstm_state, zero_state
 from jax_impl.training import TrainState, apply, put
 from spec.batch import Batch
 from spec.config import ModelConfig
 from spec.introspection import (
+    DECODED,
     STEPS,
     Attending,
     Attribution,
@@ -53,7 +54,7 @@ def open_rnn(config, weights, x, state, nudge):
 def open_gru(config, weights, x, state, nudge):
     """Advance `gru_cell` by one step and show its gates, nudged."""
     (h,) = state
-    H = config.hidden_size
+    H = h.shape[-1]
     from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
     from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
     i_r, i_z, i_n = jnp.split(from_input, 3, axis=-1)
@@ -141,6 +142,38 @@ def open_attention(
     return Attending(jnp.where(valid, scores, 0.0), weights, context)
 
 
+def open_decoder(
+    config: ModelConfig,
+    params: Mapping[str, Mapping[str, Any]],
+    nudges: Mapping[str, Array],
+    keys: Float[Array, "B T F"],
+    valid: Bool[Array, "B T"],
+    state: tuple[Float[Array, "B F"], ...],
+    value: Float[Array, "B M"],
+) -> dict[str, Array]:
+    """Forecast step by step as `decode` does; return every array by name, [B, K, ..]."""
+    head, steps = params["head"], STEPS[config.cell]
+    weights, attention = params["decoder"], params.get("attention", {})
+
+    def forecast(carried, nudge):
+        state, value = carried
+        shown = Attending(*(nudge[f"attention.{name}"] for name in Attending._fields))
+        shown = open_attention(config, attention, state[0], keys, valid, shown)
+        found = {f"attention.{name}": array for name, array in shown._asdict().items()}
+        x, context = jnp.concatenate([value, shown.context], axis=-1), shown.context
+        shown = steps(*(nudge[f"decoder.{name}"] for name in steps._fields))
+        shown = CELLS[config.cell](config, weights, x, state, shown)
+        found |= {f"decoder.{name}": array for name, array in shown._asdict().items()}
+        state = shown[-len(state) :]
+        features = jnp.concatenate([context, state[0]], axis=-1) + nudge["head.features"]
+        value = features @ head["weight"].T + head["bias"] + nudge["predictions"]
+        return (state, value), found | {"head.features": features, "predictions": value}
+
+    by_step = {name: array.swapaxes(0, 1) for name, array in nudges.items()}
+    _, found = lax.scan(forecast, (state, value), by_step)
+    return {name: array.swapaxes(0, 1) for name, array in found.items()}
+
+
 def open_dot_product(
     nudge: tuple[Float[Array, "B N T T"], Float[Array, "B N T T"]],
     query: Float[Array, "B N T K"],
@@ -215,6 +248,13 @@ def forward(
     inputs = jnp.where(valid[..., None], inputs, 0.0) + nudges["inputs"]
     if config.recurrent:
         outputs, state, found = open_layers(config, params[config.cell], nudges, inputs, lengths)
+        if config.decodes:
+            own = {n: nudge for n, nudge in nudges.items() if n.startswith(DECODED)}
+            path = own["predictions"].reshape(B, config.forecast_steps, -1)
+            last = at_end(inputs, lengths)[:, jnp.array(config.fed_back)]
+            first, own = last_states(config, state), own | {"predictions": path}
+            found |= open_decoder(config, params, own, outputs, valid, first, last)
+            return {"inputs": inputs, **found, "predictions": found["predictions"].reshape(B, -1)}
         features = last_layer(config, outputs, state, lengths)
     else:
         outputs, found = open_encoder(config, params, nudges, inputs, valid)

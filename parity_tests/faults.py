@@ -828,6 +828,9 @@ FAULTS: list[Fault] = [
     Fault("padding not held on the way back", "jax", "fast.py", "*d_others), d_after)", "*d_others), (d_gates @ weights[\"weight_hh\"], *d_others))"),
     Fault("derivative of relu", "jax", "fast.py", "jnp.where(after[0] > 0, d_after[0], 0.0)", "d_after[0]"),
     Fault("backward pass in forward order", "jax", "fast.py", "reverse=not reverse)", "reverse=reverse)"),
+    *both("introspect.py", "decoder looked into: value behind the context", "[value, shown.context]", "[shown.context, value]"),
+    *both("introspect.py", "decoder looked into: features without a nudge", ' + nudge["head.features"]\n        value', "\n        value"),
+    *both("introspect.py", "decoder looked into: first value from the padding", "last = at_end(inputs, lengths)", "last = inputs[:, -1]"),
 ]  # fmt: skip
 
 

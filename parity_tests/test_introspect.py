@@ -49,11 +49,20 @@ CASES = [
     Case("transformer", ragged=True, norm_first=True, task="classification"),
     Case("transformer", ragged=True, positions="learned", activation="relu", pooling="attention"),
     Case("transformer", layers=2, ragged=True, causal=True, pooling="last"),
+    Case("rnn_seq2seq", steps=3, nonlinearity="relu", score="general"),
+    Case("gru_seq2seq", steps=2, bidirectional=True, ragged=True, reset_after=False),
+    Case("lstm_seq2seq", steps=3, layers=2, ragged=True, score="scaled_dot"),
 ]
 # One of each recurrence, with more than one layer and direction.
 TRACED = [case for case in CASES if case in (Case("rnn", **DEEP), Case("lstm", **DEEP))]
 TRACED += [Case("gru_attention", **DEEP), Case("gru", reset_after=False, **DEEP)]
+DECODERS = [case for case in CASES if case.config.decodes]
 STEP = 1e-200  # along the imaginary axis
+
+
+def output_of(case: Case) -> np.ndarray:
+    """Choose what to explain: of a path, in one row, the last step."""
+    return OUTPUT + np.array([case.config.output_size - 2, 0, 1]) * case.config.decodes
 
 
 def batch_of(case: Case) -> Batch:
@@ -69,7 +78,7 @@ def state_of(side: str, case: Case, fast: bool = False):
 @cache
 def arrays(side: str, case: Case) -> dict[str, np.ndarray]:
     """Run a case once for all tests."""
-    return BACKENDS[side][1].introspect(state_of(side, case), batch_of(case), OUTPUT)
+    return BACKENDS[side][1].introspect(state_of(side, case), batch_of(case), output_of(case))
 
 
 def every(values):
@@ -90,7 +99,8 @@ def test_the_names_and_shapes_are_those_of_the_table(case):
     assert found == shapes | {f"d {name}": shape for name, shape in shapes.items()}
     last = f"{case.config.cell}.l{case.layers - 1}" + "_reverse" * case.bidirectional
     names = STEPS[case.config.cell]._fields if case.config.recurrent else ("weights", "residual")
-    assert {f"{last}.{name}" for name in names} <= set(found)
+    places = [last, "decoder"] if case.config.decodes else [last]
+    assert {f"{place}.{name}" for place in places for name in names} <= set(found)
 
 
 @every(CASES)
@@ -113,7 +123,8 @@ def test_past_each_end_is_nothing(case):
     for name in [n for n in arrays("torch", case) if any(part in n for part in parts)]:
         for side in BACKENDS:
             found = arrays(side, case)[name]
-            found = found.swapaxes(1, 2) if found.ndim == 4 else found  # by query
+            if found.ndim == 4 or (case.config.decodes and "attention" in name):  # by query
+                found = found.swapaxes(1, 2)
             assert (found[padding] == 0).all(), (side, name)
             assert (found[~padding] != 0).any(), (side, name)
             if found.ndim == 4:  # by key
@@ -131,19 +142,21 @@ def imaginary(case: Case) -> np.ndarray:
     """Return the derivative that the NumPy model's predictions carry along [B]."""
     inputs = case.leaves["inputs"].astype(complex)
     predictions = reference.predict(case.config, case.params, inputs, case.lengths).predictions
-    return predictions[np.arange(len(OUTPUT)), OUTPUT].imag / STEP
+    return predictions[np.arange(len(OUTPUT)), output_of(case)].imag / STEP
 
 
 def derivative(case: Case, layer: str, t: int, name: str, unit: int, patch) -> np.ndarray:
     """Differentiate the NumPy model by a state, or by what goes into a gate, of one step [B]."""
-    config, advance = case.config, reference.advance
-    H, gates = config.hidden_size, STEPS[config.cell]._fields
-    order = iter(
+    config, advance, gates = case.config, reference.advance, STEPS[case.config.cell]._fields
+    lengths = [T] * len(OUTPUT) if case.lengths is None else case.lengths
+    encoded = [
         (other, now)
-        for length in case.lengths
+        for length in lengths
         for other in layer_names(config)
         for now in (reversed(range(length)) if "reverse" in other else range(length))
-    )
+    ]
+    decoded = [("decoder", k) for k in range(config.forecast_steps)] * config.decodes
+    order = iter([*encoded, *decoded * len(lengths)])
 
     def moved(config, weights, *now):
         if next(order) != (layer, t):
@@ -151,7 +164,7 @@ def derivative(case: Case, layer: str, t: int, name: str, unit: int, patch) -> n
         if name in STATES:
             return move_state(name, unit, *advance(config, weights, *now))
         bias = weights["bias_ih"].astype(complex)
-        bias[gates.index(name) * H + unit] += 1j * STEP
+        bias[gates.index(name) * len(now[1]) + unit] += 1j * STEP
         return advance(config, {**weights, "bias_ih": bias}, *now)
 
     patch.setattr(reference, "advance", moved)
@@ -161,11 +174,11 @@ def derivative(case: Case, layer: str, t: int, name: str, unit: int, patch) -> n
     return found
 
 
-@every(TRACED)
+@every([*TRACED, *DECODERS])
 def test_gradients_are_the_derivatives_through_all_that_follows(case, monkeypatch):
     """Of a gate: times the slope of its nonlinearity, the derivative by what goes into it."""
     found = arrays("torch", case)
-    for layer in layer_names(case.config):
+    for layer in [*layer_names(case.config), *["decoder"] * case.config.decodes]:
         for name in STEPS[case.config.cell]._fields:
             value, gradient = found[f"{layer}.{name}"], found[f"d {layer}.{name}"]
             if name not in STATES:
@@ -219,7 +232,38 @@ def test_gradients_in_a_transformer_are_the_derivatives(case, monkeypatch):
         assert relative_error(found[f"d {place}.scores"], weights * (by_weights - mean)) < BOUND
 
 
-@every([c for c in CASES if c.config.attends and c.config.recurrent and not c.self_attention])
+@every(DECODERS)
+def test_gradients_within_a_decoder_follow_its_equations(case, monkeypatch):
+    """By the context they are the derivatives; by weights and scores what follows from those."""
+    found, F, K = arrays("torch", case), case.config.encoded_size, case.config.forecast_steps
+    attention, expected = reference.attention, np.zeros_like(found["attention.context"])
+    for k, unit in np.ndindex(K, F):
+        order = iter([*range(K)] * len(OUTPUT))
+
+        def moved(*given, k=k, unit=unit, order=order):
+            context, weights = attention(*given)
+            return context + 1j * STEP * (np.arange(F) == unit) * (next(order) == k), weights
+
+        monkeypatch.setattr(reference, "attention", moved)
+        expected[:, k, unit] = imaginary(case)
+    assert relative_error(found["d attention.context"], expected) < BOUND
+    last = layer_names(case.config)[-case.config.directions :]
+    keys = np.concatenate([found[f"{layer}.h"] for layer in last], axis=-1)
+    weights = found["attention.weights"]
+    valid = np.arange(T) < (T if case.lengths is None else case.lengths[:, None, None])
+    by_weights = np.where(valid, np.einsum("btf,bkf->bkt", keys, expected), 0)
+    by_scores = weights * (by_weights - (weights * by_weights).sum(axis=-1, keepdims=True))
+    assert relative_error(found["d attention.weights"], by_weights) < BOUND
+    assert relative_error(found["d attention.scores"], by_scores) < BOUND
+
+
+@every(
+    [
+        c
+        for c in CASES
+        if c.config.attends and c.config.recurrent and not c.self_attention and not c.config.decodes
+    ]
+)
 def test_gradients_within_attention_follow_its_equations(case):
     found, F = arrays("torch", case), case.config.encoded_size
     last = layer_names(case.config)[-case.config.directions :]
@@ -255,15 +299,23 @@ def test_gradient_norms_show_what_vanishes_and_explodes(side, factor):
     assert_same(found, {"rnn.l0.h": expected})
 
 
-@every([Case("lstm_attention", layers=2, ragged=True, task="classification"), Case("gru")])
+@every(
+    [
+        Case("lstm_attention", layers=2, ragged=True, task="classification"),
+        Case("gru"),
+        DECODERS[-1],
+    ]
+)
 def test_integrated_gradients_add_up_to_what_sets_the_prediction_apart(case):
     batch, rows = batch_of(case), np.arange(len(OUTPUT))
     found = {}
     for side, (backend, module) in BACKENDS.items():
         state = state_of(side, case, fast=True)
-        found[side] = module.integrated_gradients(state, batch, OUTPUT)
+        found[side] = module.integrated_gradients(state, batch, output_of(case))
         baseline = Batch(np.zeros_like(batch.inputs), batch.lengths)
-        here, there = (backend.predict(state, b).outputs[rows, OUTPUT] for b in (batch, baseline))
+        here, there = (
+            backend.predict(state, b).outputs[rows, output_of(case)] for b in (batch, baseline)
+        )
         expected = {"prediction": here, "baseline": there}
         total = found[side].shares.sum(axis=(1, 2))
         assert relative_error(total, here - there) < TOLERANCE
@@ -292,11 +344,11 @@ def test_integrated_gradients_find_a_jump_on_the_way():
     np.testing.assert_allclose(found.shares[:, :, 0], [[0, x] for x in expected], rtol=TOLERANCE)
 
 
-@every([Case("lstm_attention", layers=2, ragged=True, task="classification")])
+@every([Case("lstm_attention", layers=2, ragged=True, task="classification"), DECODERS[-1]])
 def test_saliency_is_the_size_of_the_gradient_of_the_runs_own_layers(case):
     for side, (_, module) in BACKENDS.items():
         state = state_of(side, case, fast=True)
-        expected = np.abs(module.explained(state, OUTPUT, batch_of(case))[1])
+        expected = np.abs(module.explained(state, output_of(case), batch_of(case))[1])
         assert relative_error(saliency(arrays(side, case)), expected) < BOUND
 
 

@@ -40,6 +40,8 @@ def figures(found: Inspection, b: int) -> Iterator[tuple[str, Figure]]:
     """Draw everything of one sequence; yield a short name with each figure."""
     yield "sequence", sequence(found, b)
     yield "gradient", gradient(found, b)
+    if found.model.decodes:
+        yield "attention", attention_of_forecast(found, b)
     names, both = layer_names(found.model), found.model.directions
     for layer in range(found.model.num_layers):
         own = names[layer * both : (layer + 1) * both]
@@ -48,6 +50,16 @@ def figures(found: Inspection, b: int) -> Iterator[tuple[str, Figure]]:
         else:
             yield f"heads-l{layer}", heads(found, b, own[0])
         yield f"states-l{layer}", states(found, b, own)
+    if found.model.decodes:
+        yield "gates-decoder", gates(found, b, ["decoder"])
+        yield "states-decoder", states(found, b, ["decoder"])
+
+
+def steps_of(found: Inspection, layer: str) -> np.ndarray:
+    """Return how many steps a layer runs in each sequence [B]; a decoder those of the forecast."""
+    if layer == "decoder":
+        return np.full_like(found.lengths, found.model.forecast_steps)
+    return found.lengths
 
 
 def steps_axis(panel, n: int, many: int = 10) -> None:
@@ -127,6 +139,9 @@ def sequence(found: Inspection, b: int) -> Figure:
 def attention_over(found: Inspection, b: int) -> tuple[str, np.ndarray] | None:
     """Return what to call it and the attention on each step [n]; None without attention."""
     n = found.lengths[b]
+    if found.model.decodes:
+        step = found.explained[b] // len(found.model.fed_back)
+        return "attention", found.arrays["attention.weights"][b, step, :n]
     if found.model.attends:
         return "attention", found.arrays["attention.weights"][b, :n]
     if found.model.recurrent:
@@ -170,7 +185,7 @@ def attributed(drawn: Figure, panel, table: np.ndarray, label: str, names: tuple
 
 def gates(found: Inspection, b: int, layers: list[str]) -> Figure:
     """Draw each gate and state of a layer's directions, units by steps."""
-    n, names = found.lengths[b], STEPS[found.model.cell]._fields
+    n, names = steps_of(found, layers[0])[b], STEPS[found.model.cell]._fields
     drawn = Figure(figsize=(WIDTH, 0.7 + 1.75 * len(layers)), layout="constrained")
     panels = drawn.subplots(len(layers), len(names), squeeze=False, sharex=True, sharey=True)
     for column, name in enumerate(names):
@@ -219,9 +234,24 @@ def heads(found: Inspection, b: int, layer: str) -> Figure:
     return drawn
 
 
+def attention_of_forecast(found: Inspection, b: int) -> Figure:
+    """Draw what each step of a forecast attends to, a row each."""
+    table = found.arrays["attention.weights"][b, :, : found.lengths[b]]
+    K, n = table.shape
+    drawn = Figure(figsize=(WIDTH, 1.1 + min(0.22 * K, 4.0)), layout="constrained")
+    panel = drawn.subplots()
+    image = heat(panel, table, ATTENTION, 0.0, table.max())
+    panel.yaxis.set_major_locator(whole(10))
+    panel.yaxis.set_major_formatter(lambda k, _: f"{k + 1:.0f}")
+    panel.set_ylabel("steps ahead")
+    steps_axis(panel, n)
+    bar_of(drawn, image, panel, "weight")
+    return drawn
+
+
 def states(found: Inspection, b: int, layers: list[str]) -> Figure:
     """Draw the states of a layer's directions over time, and the first in its plane."""
-    n = found.lengths[b]
+    n = steps_of(found, layers[0])[b]
     names = [name for name in STATES if f"{layers[0]}.{name}" in found.arrays]
     drawn = Figure(figsize=(WIDTH, 0.3 + 2.3 * len(layers)), dpi=200, layout="constrained")
     ratios = {"width_ratios": [1.6 / len(names)] * len(names) + [1]}
@@ -278,7 +308,8 @@ def principal_plane(states: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndar
 def plane(drawn: Figure, panel, found: Inspection, b: int, name: str) -> None:
     """Draw the way of a state through the plane in which the sequences' states differ most."""
     arrays = found.arrays[name].astype(np.float64)
-    ways = [array[:n] for array, n in zip(arrays, found.lengths, strict=True)]
+    many = steps_of(found, name.rpartition(".")[0])
+    ways = [array[:n] for array, n in zip(arrays, many, strict=True)]
     together = np.concatenate(ways)
     if min(together.shape) < 2:
         panel.set_axis_off()
@@ -298,30 +329,37 @@ def plane(drawn: Figure, panel, found: Inspection, b: int, name: str) -> None:
 
 
 def gradient(found: Inspection, b: int) -> Figure:
-    """Draw the size of the gradient by each state over time, on a logarithmic axis."""
+    """Draw the size of the gradient by each state over time, on a logarithmic axis.
+
+    The steps of a forecast follow those of the sequence.
+    """
     n, norms = found.lengths[b], gradient_norms(found.arrays)
+    ahead = found.model.forecast_steps if found.model.decodes else 0
     drawn = Figure(figsize=(WIDTH, 2.3), layout="constrained")
     panel = drawn.subplots()
-    layers = layer_names(found.model)
+    layers = [*layer_names(found.model), "decoder"]
     for name, norm in norms.items():
         layer, _, state = name.rpartition(".")
-        size = np.where(norm[b, :n] > 0, norm[b, :n], np.nan)  # 0 has no logarithm
+        many = steps_of(found, layer)[b]
+        size = np.where(norm[b, :many] > 0, norm[b, :many], np.nan)  # 0 has no logarithm
         panel.plot(
-            np.arange(n),
+            np.arange(many) + n * (layer == "decoder"),
             size,
             color=LINES[layers.index(layer) % len(LINES)],
             lw=1.0 if state == "c" else 1.6,
             ls=(0, (3, 2)) if state == "c" else "-",
-            marker=dot(n),
+            marker=dot(many),
             label=name,
         )
     panel.set_yscale("log")
+    if ahead:
+        panel.axvline(n - 0.5, color="#8a8f98", lw=0.8)
     sizes = np.concatenate([norm[norm > 0] for norm in norms.values()] or [np.ones(1)])
     low, high = (np.log10(sizes.min()), np.log10(sizes.max())) if sizes.size else (0, 0)
     panel.set_ylim(10 ** (np.floor(low) - 0.1), 10 ** (np.ceil(high) + 0.1))
     powers(panel.yaxis)
     panel.set_ylabel("gradient norm")
     panel.grid(axis="y", color="#eceef1", lw=0.8)
-    steps_axis(panel, n)
+    steps_axis(panel, n + ahead)
     drawn.legend(loc="outside right upper", fontsize=8)
     return drawn

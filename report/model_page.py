@@ -21,6 +21,7 @@ READING = {
     that of a sequence at the training mean; blue raises it, red lowers it.""",
     "gates": """Units from top to bottom, time steps from left to right{back}. {gates} blue above 0 and
     red below. One scale a column.""",
+    "attention": """What each step of the forecast attends to, a row each; a row adds up to 1.""",
     "heads": """How much each step attends to each, head by head; a row adds up to 1.""",
     "states": """Every unit over time, in colour the five that move most, by number. Right: the way of
     the {state} through the plane in which these sequences' states differ most (principal
@@ -91,16 +92,18 @@ def heading(row: Mapping[str, str]) -> str:
 
 def title(found: Inspection, kind: str) -> str:
     """Name a figure."""
-    kind, _, layer = kind.partition("-l")
-    model = found.model
+    kind, _, layer = kind.partition("-")
+    model, where = found.model, f"layer {layer[1:]}"
+    where = "the decoder" if layer == "decoder" else where
     gated = "States" if model.cell == "rnn" else "Gates and states"
     seen = "The sequence" + (", its attention" if model.attends or not model.recurrent else "")
     words = {
         "sequence": f"{seen} and what the prediction rests on",
         "gradient": "Gradient through time" if model.recurrent else "Gradient at each step",
-        "gates": f"{gated} of layer {layer}",
-        "heads": f"Attention of layer {layer}",
-        "states": f"{'State trajectories' if model.recurrent else 'Residual stream'} of layer {layer}",
+        "attention": "Attention at each step of the forecast",
+        "gates": f"{gated} of {where}",
+        "heads": f"Attention of {where}",
+        "states": f"{'State trajectories' if model.recurrent else 'Residual stream'} of {where}",
     }
     return words[kind]
 
@@ -108,8 +111,8 @@ def title(found: Inspection, kind: str) -> str:
 def caption(found: Inspection, b: int, kind: str) -> str:
     """Say how to read a figure, beside the first of its kind, and what the shares add up to."""
     model, text = found.model, ""
-    if b == 0 and not kind.endswith(tuple(f"l{n}" for n in range(1, model.num_layers))):
-        text = READING[kind.partition("-l")[0]].format(
+    if b == 0 and not kind.endswith(("decoder", *(f"l{n}" for n in range(1, model.num_layers)))):
+        text = READING[kind.partition("-")[0]].format(
             attention=shading(model),
             gates="The state is"
             if model.cell == "rnn"
@@ -123,6 +126,10 @@ def caption(found: Inspection, b: int, kind: str) -> str:
             else "",
             dashed=" Dashed: the cell state." if model.cell == "lstm" else "",
         )
+    if b == 0 and kind == "gradient" and model.decodes:
+        text += " Right of the line: the steps of the forecast."
+    if b == 0 and kind.endswith("decoder"):
+        text = "As above, over the steps of the forecast, from 0 for the first."
     if kind == "sequence":
         a = found.attribution
         kinds = "logit of class" if model.task == "classification" else "prediction of"
@@ -136,6 +143,8 @@ def caption(found: Inspection, b: int, kind: str) -> str:
 
 def shading(model: ModelConfig) -> str:
     """Say what stands behind the sequence."""
+    if model.decodes:
+        return "Shaded: the attention weight of each step, at the step of the forecast explained. "
     if model.attends:
         return "Shaded: the attention weight of each step. "
     if model.recurrent:

@@ -13,15 +13,18 @@
     self_attention.scores .weights                [B, N, T, T]  of recurrent layers' outputs
     attention.scores .weights                     [B, T]     before and after the softmax
     attention.context                             [B, F]     what was attended to
+    decoder.h, .r .z .n .h, .i .f .g .o .h .c     [B, K, F]  of a forecast step by step: as above
     head.features                                 [B, G]     what the head reads
     predictions                                   [B, O]     scaled targets, or class logits
+
+With a decoder .scores and .weights are [B, K, T], .context [B, K, F] and head.features [B, K, G].
 
 Layers are l0, l1 .., their second direction l0_reverse .., as in the parameters' names. A gate is
 what its nonlinearity returns: 0 shut, 1 open. Step t is that of the sequence in either direction.
 Past a sequence's end every array is 0. `d <name>` is a prediction's derivative by an array.
 
 Dimensions: B batch, T time, D input features, H hidden units, F features of an encoder output,
-G features that the head reads, N heads, O outputs.
+G features that the head reads, N heads, O outputs, K steps of a forecast step by step.
 """
 
 from collections import namedtuple
@@ -33,7 +36,6 @@ import numpy as np
 
 from spec.batch import Batch, layer_ends
 from spec.config import ModelConfig
-from spec.errors import ConfigError
 
 # What one step of each cell computes, its states last.
 STEPS = {
@@ -43,6 +45,7 @@ STEPS = {
 }
 Attending = namedtuple("Attending", "scores weights context")
 STATES = ("h", "c", "residual")
+DECODED = ("attention.", "decoder.", "head.", "predictions")  # what each step of a decoder shows
 NODES, PARTS, TOLERANCE = 16, 64, 1e-4  # of `integrate`; relative to the predictions' sizes
 
 
@@ -52,13 +55,7 @@ def layer_names(config: ModelConfig) -> list[str]:
 
 
 def array_shapes(config: ModelConfig, rows: int, steps: int) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each named array for a batch of so many sequences and time steps.
-
-    Raises:
-      ConfigError: the model has a decoder, whose steps have no names here.
-    """
-    if config.decodes:
-        raise ConfigError(f"--model {config.model}: a decoder cannot be looked into yet")
+    """Return the shape of each named array for a batch of so many sequences and time steps."""
     shapes: dict[str, tuple[int, ...]] = {"inputs": (rows, steps, config.input_size)}
     hidden, between = (rows, steps, config.hidden_size), (rows, config.num_heads, steps, steps)
     own = {"scores": between, "weights": between, "residual": hidden}
@@ -73,10 +70,14 @@ def array_shapes(config: ModelConfig, rows: int, steps: int) -> dict[str, tuple[
         shapes["transformer.encoded"] = hidden
     if config.self_attention:
         shapes |= {f"self_attention.{name}": between for name in ("scores", "weights")}
+    each = (rows, config.forecast_steps) if config.decodes else (rows,)
     if config.attends:
         sizes = Attending(steps, steps, config.encoded_size)._asdict()
-        shapes |= {f"attention.{name}": (rows, size) for name, size in sizes.items()}
-    shapes["head.features"] = (rows, config.head_size)
+        shapes |= {f"attention.{name}": (*each, size) for name, size in sizes.items()}
+    if config.decodes:
+        own = dict.fromkeys(STEPS[config.cell]._fields, (*each, config.encoded_size))
+        shapes |= {f"decoder.{name}": shape for name, shape in own.items()}
+    shapes["head.features"] = (*each, config.head_size)
     shapes["predictions"] = (rows, config.output_size)
     return shapes
 
@@ -108,7 +109,7 @@ def saliency(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 def gradient_norms(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return ||d prediction / d state_t|| [B, T] of each layer's states, by their names.
 
-    What falls towards 0 away from the prediction vanishes, what grows explodes; 0 past each end.
+    A decoder's are [B, K]. What falls towards 0 away from the prediction vanishes, what grows explodes; 0 past each end.
 
     Source: Pascanu, Mikolov & Bengio (2013), "On the difficulty of training RNNs".
     """

@@ -1,6 +1,7 @@
 """Forecasts of several steps: every step a target, by any model at once or step by step."""
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from experiment.run_directory import BEST, LAST
 from spec.config import ModelConfig
 from spec.errors import CheckpointError, ConfigError, DataError
 from spec.params import init_params, parameter_schema
+from spec.tensors import decode
 from tests.conftest import FRAMEWORKS, command, installed
 from tests.test_checkpoint import forge
 from tests.test_predict import table
@@ -166,14 +168,32 @@ def test_a_decoder_is_resumed_to_the_same_bits(train, decoder, file, tmp_path, o
         np.testing.assert_array_equal(array, resumed[name])
 
 
-def test_what_cannot_look_into_a_decoder_says_so(decoder, file, tmp_path, capsys, monkeypatch):
+def test_a_step_of_a_path_is_explained(predict, decoder, file, tmp_path, capsys, monkeypatch):
     pytest.importorskip("matplotlib", reason="inspect_model.py goes with the extra report")
-    inspect = command(inspect_model.main, capsys, monkeypatch)
-    argv = ("--checkpoint", decoder, "--data_path", file, "--out", tmp_path / "look")
-    refused = inspect(*argv)
-    assert (refused.code, refused.out) == (2, "")
-    assert "--model lstm_seq2seq: a decoder cannot be looked into" in refused.error()
-    assert not (tmp_path / "look").exists()
+    inspect, out = command(inspect_model.main, capsys, monkeypatch), tmp_path / "look"
+    argv = ("--checkpoint", decoder, "--data_path", file, "--rows", 2)
+    finished = inspect(*argv, "--explain", "a+2", "--out", out)
+    assert (finished.code, finished.err) == (0, "")
+    arrays = decode((out / "arrays.safetensors").read_bytes())[0]
+    assert arrays["attention.weights"].shape == (2, K, W)
+    assert arrays["explained"].tolist() == [3, 3]
+    after = [name for name in arrays if name.startswith("d decoder.")]
+    assert len(after) == 6
+    for name in after:  # what is computed after the second step has no part in it
+        assert (arrays[name][:, :2] != 0).any()
+        assert (arrays[name][:, 2] == 0).all()
+    page = (out / "report.html").read_text()
+    titles = re.findall(r"<h3>(.*?)</h3>", page)
+    assert titles.count("Attention at each step of the forecast") == 2
+    assert titles.count("Gates and states of the decoder") == 2
+    assert (out / "line5-attention.png").exists()
+    weights = tmp_path / "weights"
+    argv = ("--checkpoint", decoder, "--data_path", file, "--out", tmp_path / "out")
+    assert predict(*argv, "--attention", weights).code == 0
+    rows = np.array([row[2:] for row in table(weights)[1][: 2 * K]], float)
+    np.testing.assert_allclose(arrays["attention.weights"].reshape(-1, W), rows, rtol=1e-12)
+    refused = inspect(*argv[:4], "--explain", "a+4", "--out", tmp_path / "no")
+    assert "--explain a+4: no such target" in refused.error()
 
 
 @pytest.mark.parametrize(

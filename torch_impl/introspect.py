@@ -5,7 +5,7 @@ The forward pass once more, on `recurrent.py`, with every gate, state and weight
 the array it is added to, through all that follows from it.
 
 Dimensions: B batch, T time, D input features, H hidden units, F features of an encoder output,
-G features that the head reads, O outputs.
+G features that the head reads, O outputs; of a forecast step by step K steps, M targets of each.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,6 +21,7 @@ from torch import Tensor, nn, relu, sigmoid, softmax, tanh
 from spec.batch import Batch
 from spec.config import ModelConfig
 from spec.introspection import (
+    DECODED,
     STEPS,
     Attending,
     Attribution,
@@ -32,7 +33,7 @@ from spec.introspection import (
 from torch_impl.arrays import from_numpy, to_numpy
 from torch_impl.carry import zone_out
 from torch_impl.cells import GeneralLSTMCell, LSTMState
-from torch_impl.models import State, at_end, last_layer
+from torch_impl.models import State, at_end, last_layer, last_states
 from torch_impl.recurrent import real_steps, run_layers, unroll, zero_lstm_state, zero_state
 from torch_impl.training import TrainState, apply, put
 
@@ -49,7 +50,7 @@ def open_rnn(config, weights, x, state, nudge):
 def open_gru(config, weights, x, state, nudge):
     """Advance `GRUCell` by one step and show its gates, nudged."""
     (h,) = state
-    H = config.hidden_size
+    H = h.shape[-1]
     from_input = x @ weights["weight_ih"].T + weights["bias_ih"]
     from_hidden = h @ weights["weight_hh"].T + weights["bias_hh"]
     i_r, i_z, i_n = torch.chunk(from_input, 3, dim=-1)
@@ -133,6 +134,39 @@ def open_attention(
     return Attending(torch.where(valid, scores, 0.0), weights, context)
 
 
+def open_decoder(
+    model: nn.Module,
+    nudges: Mapping[str, Tensor],
+    keys: Float[Tensor, "B T F"],
+    valid: Bool[Tensor, "B T"],
+    state: tuple[Float[Tensor, "B F"], ...],
+    value: Float[Tensor, "B M"],
+) -> dict[str, Tensor]:
+    """Forecast step by step as `decode` does; return every array by name, [B, K, ..]."""
+    config, head, steps = model.config, model.head, STEPS[model.config.cell]
+    weights = dict(model.decoder.named_parameters())
+
+    def forecast(state, value, nudge):
+        shown = Attending(*(nudge[f"attention.{name}"] for name in Attending._fields))
+        shown = open_attention(model.attention, state[0], keys, valid, shown)
+        found = {f"attention.{name}": array for name, array in shown._asdict().items()}
+        x, context = torch.cat([value, shown.context], dim=-1), shown.context
+        shown = steps(*(nudge[f"decoder.{name}"] for name in steps._fields))
+        shown = CELLS[config.cell](config, weights, x, state, shown)
+        found |= {f"decoder.{name}": array for name, array in shown._asdict().items()}
+        state = shown[-len(state) :]
+        features = torch.cat([context, state[0]], dim=-1) + nudge["head.features"]
+        value = features @ head.weight.T + head.bias + nudge["predictions"]
+        return state, value, found | {"head.features": features, "predictions": value}
+
+    by_step = []
+    for k in range(config.forecast_steps):
+        nudge = {name: array[:, k] for name, array in nudges.items()}
+        state, value, found = forecast(state, value, nudge)
+        by_step.append(found)
+    return {name: torch.stack([found[name] for found in by_step], dim=1) for name in nudges}
+
+
 def open_dot_product(
     nudge: tuple[Float[Tensor, "B N T T"], Float[Tensor, "B N T T"]],
     query: Float[Tensor, "B N T K"],
@@ -197,6 +231,13 @@ def forward(
     if config.recurrent:
         params = dict(getattr(model, config.cell).named_parameters())
         outputs, state, found = open_layers(config, params, nudges, inputs, lengths)
+        if config.decodes:
+            own = {n: nudge for n, nudge in nudges.items() if n.startswith(DECODED)}
+            path = own["predictions"].unflatten(1, (config.forecast_steps, -1))
+            last = at_end(inputs, lengths)[:, config.fed_back]
+            first, own = last_states(config, state), own | {"predictions": path}
+            found |= open_decoder(model, own, outputs, valid, first, last)
+            return {"inputs": inputs, **found, "predictions": found["predictions"].flatten(1)}
         features = last_layer(config, outputs, state, lengths)
     else:
         outputs, found = open_encoder(model, nudges, inputs, valid)
