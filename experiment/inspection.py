@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from data.dataset import Meaning, described, truth_of
+from data.dataset import Meaning, described, truth_of, with_targets
 from data.header import shown
 from data.sequences import Sequences, read_sequences
 from experiment import checkpoint
@@ -108,8 +108,9 @@ class Inspection:
                 row["prediction"] = " / ".join(f"{value:.5g}" for value in numbers)
             if self.truth is not None:
                 row["truth"] = UNKNOWN
-                if b < len(self.truth):
-                    values = np.atleast_1d(self.truth[b])
+                values = self.truth[b : b + 1].reshape(-1)
+                known = values >= 0 if classes else np.isfinite(values)
+                if values.size and known.all():
                     row["truth"] = " / ".join(classes[v] if classes else f"{v:.5g}" for v in values)
             found.append(row | {"explained": self.outputs[self.explained[b]]})
         return found
@@ -144,19 +145,26 @@ def inspect(config: InspectConfig) -> Inspection:
     state = backend.init_state(model, OptimizerConfig(), execution, params)
     explained = np.full(config.rows, (point(model) or 0) if wanted is None else wanted)
     if wanted is None and meaning.classes:
-        explained = backend.predict(state, batch).outputs.argmax(axis=1)
+        outputs = backend.predict(state, batch).outputs
+        outputs = at_end(outputs, batch.lengths) if model.every_step else outputs
+        explained = outputs.argmax(axis=1)
     arrays = tools.introspect(state, batch, explained)
     attribution = tools.integrated_gradients(state, batch, explained)
     arrays |= {"saliency": saliency(arrays), "integrated gradients": attribution.shares}
     B, T, _ = batch.inputs.shape
-    known = truth_of(sequences, meaning.classes)[:B] if sequences.targets else None
+    known, lines = None, sequences.lines[:B]
+    if sequences.targets and len(with_targets(sequences)):
+        known = truth_of(sequences, meaning.classes)[:B]
+    if model.every_step:  # what is explained is said of each sequence's last step
+        known = None if known is None else at_end(known, batch.lengths)
+        lines = at_end(lines, batch.lengths) if lines.ndim == 2 else lines
     return Inspection(
         run,
         model,
         meaning,
         name,
         [f"{config.data_path}: {described(sequences)}", *sequences.notes],
-        sequences.lines[:B],
+        lines,
         sequences.lengths[:B],
         sequences.inputs[:B, :T],
         explained,
@@ -165,6 +173,11 @@ def inspect(config: InspectConfig) -> Inspection:
         attribution,
         params,
     )
+
+
+def at_end(parts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Pick each sequence's last real step of [B, T, ..]."""
+    return parts[np.arange(len(parts)), lengths - 1]
 
 
 def first_rows(sequences: Sequences, rows: int, meaning: Meaning, dtype: str) -> Batch:

@@ -256,10 +256,11 @@ def forward(
             found |= open_decoder(config, params, own, outputs, valid, first, last)
             return {"inputs": inputs, **found, "predictions": found["predictions"].reshape(B, -1)}
         features = last_layer(config, outputs, state, lengths)
+        features = at_end(outputs, lengths) if config.every_step else features
     else:
         outputs, found = open_encoder(config, params, nudges, inputs, valid)
         features = at_end(outputs, lengths)
-        if config.pooling == "mean":
+        if config.pooling == "mean" and not config.every_step:
             features = outputs.sum(axis=1) / lengths[:, None]
     if config.self_attention:
         attend = showing("self_attention", nudges, found, valid)
@@ -294,7 +295,8 @@ def introspect(
 
     Returns:
       every array of `spec.introspection.array_shapes` by its name, 0 past each end; with `output`
-      also `d <name>`: d predictions[b, output] / d array[b], each row's own.
+      also `d <name>`: d predictions[b, output] / d array[b], each row's own. Of a model that
+      predicts at every step "head.features" and "predictions" are those of the last real one.
 
     Raises:
       ValueError: the model has no such output.
@@ -329,7 +331,7 @@ def _forward_and_back(config, params, nudges, inputs, lengths, which):
 def explained(state: TrainState, output: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Return predictions[b, output[b]] [B] and its derivative by inputs[b] [B, T, D].
 
-    On the run's own layers, be they fast or readable.
+    On the run's own layers, be they fast or readable; of every step, that of the last real one.
     """
     arrays = put(Batch(batch.inputs, batch.lengths), state.execution)
     which = from_numpy(output, state.execution)
@@ -340,8 +342,11 @@ def explained(state: TrainState, output: np.ndarray, batch: Batch) -> tuple[np.n
 @partial(jax.jit, static_argnums=(0, 1))
 def _explained(config, execution, params, arrays, which):
     def total(inputs):
-        output = apply(config, execution, params, {**arrays, "inputs": inputs})
-        picked = jnp.take_along_axis(output.predictions, which[:, None], axis=1)[:, 0]
+        predictions = apply(config, execution, params, {**arrays, "inputs": inputs}).predictions
+        if config.every_step:
+            B, T, _ = predictions.shape
+            predictions = at_end(predictions, arrays.get("lengths", jnp.full(B, T)))
+        picked = jnp.take_along_axis(predictions, which[:, None], axis=1)[:, 0]
         return picked.sum(), picked
 
     gradient, picked = jax.grad(total, has_aux=True)(arrays["inputs"])

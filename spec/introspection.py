@@ -17,6 +17,7 @@
     head.features                                 [B, G]     what the head reads
     predictions                                   [B, O]     scaled targets, or class logits
 
+Of a model that predicts at every step the last two are those of the last real step.
 With a decoder .scores and .weights are [B, K, T], .context [B, K, F] and head.features [B, K, G].
 
 Layers are l0, l1 .., their second direction l0_reverse .., as in the parameters' names. A gate is
@@ -109,7 +110,8 @@ def saliency(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 def gradient_norms(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Return ||d prediction / d state_t|| [B, T] of each layer's states, by their names.
 
-    A decoder's are [B, K]. What falls towards 0 away from the prediction vanishes, what grows explodes; 0 past each end.
+    A decoder's are [B, K]. What falls towards 0 away from the prediction vanishes, what grows
+    explodes; 0 past each end.
 
     Source: Pascanu, Mikolov & Bengio (2013), "On the difficulty of training RNNs".
     """

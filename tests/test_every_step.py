@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import export as export_command
+import inspect_model
 from data.config import DataConfig
 from data.dataset import load_dataset
 from data.sequences import read_sequences
@@ -290,6 +291,22 @@ def test_exported(train, capsys, monkeypatch, labelled, tmp_path, one_backend):
     assert answers.shape == (3, 9, 2)
     np.testing.assert_allclose(answers.sum(axis=2), 1, rtol=1e-14)
     assert "at every step" in (tmp_path / "safetensors" / "README.md").read_text()
+
+
+def test_the_last_step_is_explained(train, capsys, monkeypatch, labelled, tmp_path, one_backend):
+    pytest.importorskip("matplotlib", reason="the figures need the extra report")
+    argv = ("--data_path", labelled, "--every_step", "--windows", W, "--model", "gru", *SMALL)
+    run, look = tmp_path / "run", tmp_path / "look"
+    assert train(*argv, "--epochs", 1, "--backend", one_backend, "--out", run).code == 0
+    inspect = command(inspect_model.main, capsys, monkeypatch)
+    argv = ("--checkpoint", run, "--data_path", labelled, "--rows", 2, "--out", look)
+    finished = inspect(*argv)
+    assert finished.code == 0, finished.err
+    _, lines = table(labelled)
+    said = [line for line in finished.out.splitlines() if line.startswith("line ")]
+    for line, row in zip(said, (W, 2 * W), strict=True):
+        assert line.startswith(f"line {row + 1}, steps {W}, prediction ")
+        assert f"truth {lines[row - 1][1]}, " in line
 
 
 @pytest.mark.parametrize(

@@ -239,10 +239,11 @@ def forward(
             found |= open_decoder(model, own, outputs, valid, first, last)
             return {"inputs": inputs, **found, "predictions": found["predictions"].flatten(1)}
         features = last_layer(config, outputs, state, lengths)
+        features = at_end(outputs, lengths) if config.every_step else features
     else:
         outputs, found = open_encoder(model, nudges, inputs, valid)
         features = at_end(outputs, lengths)
-        if config.pooling == "mean":
+        if config.pooling == "mean" and not config.every_step:
             features = outputs.sum(dim=1) / lengths[:, None]
     if config.self_attention:
         attend = showing("self_attention", nudges, found, valid)
@@ -271,7 +272,8 @@ def introspect(
 
     Returns:
       every array of `spec.introspection.array_shapes` by its name, 0 past each end; with `output`
-      also `d <name>`: d predictions[b, output] / d array[b], each row's own.
+      also `d <name>`: d predictions[b, output] / d array[b], each row's own. Of a model that
+      predicts at every step "head.features" and "predictions" are those of the last real one.
 
     Raises:
       ValueError: the model has no such output.
@@ -295,12 +297,16 @@ def introspect(
 def explained(state: TrainState, output: np.ndarray, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
     """Return predictions[b, output[b]] [B] and its derivative by inputs[b] [B, T, D].
 
-    On the run's own layers, be they fast or readable.
+    On the run's own layers, be they fast or readable; of every step, that of the last real one.
     """
     arrays = put(Batch(batch.inputs, batch.lengths), state.execution)
     arrays["inputs"].requires_grad_()
     which = from_numpy(output, state.execution)
-    picked = apply(state, arrays).predictions.gather(1, which[:, None])[:, 0]
+    predictions = apply(state, arrays).predictions
+    if state.config.every_step:
+        B, T, _ = predictions.shape
+        predictions = at_end(predictions, arrays.get("lengths", torch.full((B,), T)))
+    picked = predictions.gather(1, which[:, None])[:, 0]
     (gradient,) = torch.autograd.grad(picked.sum(), arrays["inputs"])
     return to_numpy(picked), to_numpy(gradient)
 
