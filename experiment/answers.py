@@ -6,6 +6,7 @@ Dimensions: N rows, O regression targets, P outputs of each target, C classes.
 import numpy as np
 
 from data.dataset import Known, Meaning
+from data.scaling import Scaling
 from experiment import metrics
 from spec.config import ModelConfig
 from spec.losses import mean_and_std
@@ -46,15 +47,20 @@ def answers(model: ModelConfig, meaning: Meaning, outputs: np.ndarray) -> np.nda
       cross are sorted, which brings them no further from the true ones (Chernozhukov,
       Fernandez-Val & Galichon, 2010, "Quantile and Probability Curves Without Crossing").
     """
+    return in_unit(model, meaning.scaling, outputs)
+
+
+def in_unit(model: ModelConfig, scaling: Scaling, outputs: np.ndarray) -> np.ndarray:
+    """Return what the outputs of a model say, as `answers`."""
     if model.criterion == "cross_entropy":
         return metrics.softmax(outputs)
-    outputs, restore = outputs.astype(np.float64), meaning.scaling.restore
+    outputs, restore = outputs.astype(np.float64), scaling.restore
     if model.criterion == "quantile":
         by_target = np.sort(outputs.reshape(*outputs.shape[:-1], -1, len(model.levels)))
         return restore(by_target.swapaxes(-1, -2)).swapaxes(-1, -2).reshape(outputs.shape)
     if model.criterion == "gaussian_nll":
         center, std = mean_and_std(outputs)
-        pairs = np.stack([restore(center), std * meaning.scaling.target_std], axis=-1)
+        pairs = np.stack([restore(center), std * scaling.target_std], axis=-1)
         return pairs.reshape(outputs.shape)
     return restore(outputs)
 

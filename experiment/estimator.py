@@ -1,9 +1,9 @@
 """Sequence models as scikit-learn estimators, in either backend.
 
-Dimensions: N sequences, T time, D input features, C classes, O regression targets.
+Dimensions: N sequences, T time, D input features, C classes, O regression targets, Q quantiles.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 
+from experiment.answers import in_unit, point
 from experiment.estimator_base import SequenceEstimator
 from experiment.metrics import softmax
 
@@ -21,10 +22,12 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
     """Classify sequences; the labels, of any type that sorts, are in `classes_`.
 
     `class_weight` is None, "balanced" (by the sum of sample weights of each class) or a dict of
-    labels; it counts in the loss, not in the standardising.
+    labels; it counts in the loss, not in the standardising. `label_smoothing` is the share of a
+    label that the loss spreads evenly over all classes.
     """
 
     class_weight: Mapping[Any, float] | str | None = None
+    label_smoothing: float = 0.0
 
     def partial_fit(
         self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None
@@ -93,7 +96,14 @@ class SequenceClassifier(ClassifierMixin, SequenceEstimator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class SequenceRegressor(RegressorMixin, SequenceEstimator):
-    """Predict one number a sequence, y [N], or several, y [N, O], in the unit of y."""
+    """Predict one number a sequence, y [N], or several, y [N, O], in the unit of y.
+
+    `loss` decides what is learned: "squared_error" the mean; "quantile" the `quantiles`, numbers
+    that increase within 0 and 1, None for 0.1, 0.5, 0.9; "gaussian_nll" mean and standard deviation.
+    """
+
+    loss: str = "squared_error"
+    quantiles: Sequence[float] | None = None
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -115,13 +125,51 @@ class SequenceRegressor(RegressorMixin, SequenceEstimator):
         return y.reshape(len(y), -1).astype(np.float64)
 
     def _targets(self, y: np.ndarray) -> np.ndarray:
-        targets, expected = y.reshape(len(y), -1), self.model_config_.output_size
+        targets, model = y.reshape(len(y), -1), self.model_config_
+        expected = model.output_size // model.outputs_per_target
         if targets.shape[1] != expected or y.ndim != self.y_ndim_:
             raise ValueError(f"y has shape {y.shape}; the first had {expected} columns")
         return targets.astype(np.float64)
 
-    def predict(self, X: Any) -> np.ndarray:
-        """Return predictions of the shape of y, [N] or [N, O], float64."""
-        outputs = self._outputs(X)
-        numbers = self.scaling_.restore(outputs)
+    def predict(
+        self, X: Any, return_std: bool = False
+    ) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+        """Return predictions of the shape of y, [N] or [N, O], float64.
+
+        Of quantiles the median, or the middle one of an odd number.
+
+        Args:
+          return_std: return the standard deviations too, of the same shape.
+
+        Raises:
+          ValueError: there are no standard deviations, or quantiles without a middle one.
+        """
+        numbers = self._numbers(X)
+        model = self.model_config_
+        if return_std and model.criterion != "gaussian_nll":
+            raise ValueError("return_std: there are none; fit with loss='gaussian_nll'")
+        at = point(model)
+        if at is None:
+            raise ValueError(
+                f"quantiles {self.quantiles}: an even number without 0.5 has no middle one; call "
+                "predict_quantiles"
+            )
+        return (numbers[..., at], numbers[..., 1]) if return_std else numbers[..., at]
+
+    def predict_quantiles(self, X: Any) -> np.ndarray:
+        """Return the quantiles in increasing order, [N, Q] or [N, O, Q], float64.
+
+        Raises:
+          ValueError: the loss is another.
+        """
+        numbers = self._numbers(X)
+        if self.model_config_.criterion != "quantile":
+            raise ValueError("predict_quantiles: there are none; fit with loss='quantile'")
+        return numbers
+
+    def _numbers(self, X: Any) -> np.ndarray:
+        """Return what is said of each target in the unit of y, [N, P] or [N, O, P]."""
+        outputs, model = self._outputs(X), self.model_config_
+        numbers = in_unit(model, self.scaling_, outputs)
+        numbers = numbers.reshape(len(outputs), -1, model.outputs_per_target)
         return numbers[:, 0] if self.y_ndim_ == 1 else numbers

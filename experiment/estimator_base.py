@@ -120,7 +120,8 @@ class SequenceEstimator(BaseEstimator):
             config = self.config_
         else:
             config = self._config(self.config_.seed)
-            if different := changes(asdict(self.config_), asdict(config), FIXED):
+            fixed = FIXED - {"task"}  # which follows from the loss
+            if different := changes(asdict(self.config_), asdict(config), fixed):
                 raise ValueError(f"partial_fit cannot change {'; '.join(different)}; call fit")
             inputs, lengths, y, weights = self._read(X, y, sample_weight)
             rows = self._part(inputs, lengths, self._targets(y), weights)
@@ -136,9 +137,18 @@ class SequenceEstimator(BaseEstimator):
             if name not in ("random_state", "callbacks", "class_weight")
         }
         score = given.pop("attention_score")
+        if given.get("loss") == "squared_error":
+            del given["loss"]  # as in the files from before there were others
+        if given.get("quantiles") is not None:
+            given["quantiles"] = ",".join(map(str, np.ravel(given["quantiles"]).tolist()))
         with parameter_errors():
             if given["num_features"] is None:
                 raise ConfigError("num_features None: expected a whole number >= 1")
+            if str(given["model"]).endswith("_seq2seq"):
+                raise ConfigError(
+                    f"model {given['model']}: forecasts a series step by step, which train.py does; "
+                    "choose another, which learns a path as y [N, K]"
+                )
             return RunConfig(**given, score=score, seed=seed)
 
     def _read(self, X: Any, y: Any, sample_weight: Any, reset: bool = False) -> tuple:
@@ -187,9 +197,12 @@ class SequenceEstimator(BaseEstimator):
         sizes = {
             "task": "regression" if numbers else "classification",
             "input_size": inputs.shape[2],
-            "output_size": targets.shape[1] if numbers else len(self.classes_),
+            "output_size": config.outputs_per_target * targets.shape[1]
+            if numbers
+            else len(self.classes_),
         }
-        self.model_config_ = ModelConfig(**subset(ModelConfig, config) | sizes)
+        with parameter_errors():
+            self.model_config_ = ModelConfig(**subset(ModelConfig, config) | sizes)
         self.n_iter_ = self.n_steps_ = 0
         self.loss_curve_, self.valid_loss_curve_ = [], []
         part = self._part(inputs, lengths, targets, weights)

@@ -34,7 +34,8 @@ def save(estimator: "SequenceEstimator", path: Path) -> None:
     del params["callbacks"]
     if isinstance(params["random_state"], np.random.RandomState):
         params["random_state"] = estimator.config_.seed
-    params = {n: v.item() if isinstance(v, np.generic) else v for n, v in params.items()}
+    numpy = np.generic | np.ndarray
+    params = {n: v.tolist() if isinstance(v, numpy) else v for n, v in params.items()}
     if isinstance(params.get("class_weight"), Mapping):
         params["class_weight"] = [
             [np.asarray(label).item(), float(weight)]
@@ -83,7 +84,9 @@ def load(cls: type["SequenceEstimator"], path: Path) -> "SequenceEstimator":
             raise ValueError(f"{len(estimator.classes_)} classes, {model.output_size} outputs")
         estimator.arrays_ = state_of(arrays, config, model)
         estimator.scaling_ = scaling_of(
-            arrays, model.input_size, model.output_size if regression else 1
+            arrays,
+            model.input_size,
+            model.output_size // model.outputs_per_target if regression else 1,
         )
         return estimator
 

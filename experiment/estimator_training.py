@@ -6,15 +6,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from sklearn.metrics import log_loss, mean_squared_error
 
 from data.batching import Part, shuffled
 from experiment.config import RunConfig
 from experiment.loop import predict_part, take_step
-from experiment.metrics import softmax
 from spec.backend import Backend, load_backend
-from spec.config import Execution, OptimizerConfig
+from spec.config import Execution, ModelConfig, OptimizerConfig
 from spec.errors import ConfigError, DataError, DivergedError
+from spec.losses import training_loss
 from spec.options import subset
 from spec.params import init_params, parameter_schema
 
@@ -27,8 +26,8 @@ class Epoch(NamedTuple):
 
     Attributes:
       epoch: epochs trained so far.
-      loss: mean training loss of this one: cross-entropy in nats, or squared error of the
-        standardised targets.
+      loss: mean training loss of this one: cross-entropy in nats, or the `loss` of the standardised
+        targets.
       valid_loss: the same of the sequences held out by `valid_fraction`; None without.
       estimator: as it is after this epoch, ready to predict and to save.
     """
@@ -83,7 +82,7 @@ def train(
         estimator.n_iter_ += 1
         estimator.loss_curve_.append(loss)
         if len(valid):
-            judged = valid_loss = loss_of(backend, state, valid)
+            judged = valid_loss = loss_of(backend, model, state, valid)
             estimator.valid_loss_curve_.append(valid_loss)
         waited = 0 if judged < least else waited + 1
         if not waited:
@@ -115,15 +114,12 @@ def train_epoch(
     return state, total / counted
 
 
-def loss_of(backend: Backend, state: Any, part: Part) -> float:
+def loss_of(backend: Backend, model: ModelConfig, state: Any, part: Part) -> float:
     """Return the loss that training minimises, of all sequences of a part, without dropout."""
     outputs = predict_part(backend, state, part).outputs.astype(np.float64)
     targets = part.targets[part.rows]
     weights = None if part.weights is None else part.weights[part.rows]
-    if targets.ndim == 2:
-        return float(mean_squared_error(targets, outputs, sample_weight=weights))
-    labels = np.arange(outputs.shape[1])
-    return float(log_loss(targets, softmax(outputs), labels=labels, sample_weight=weights))
+    return float(training_loss(model, outputs, targets, weights=weights))
 
 
 def exported(backend: Backend, state: Any) -> dict[str, np.ndarray]:

@@ -6,10 +6,12 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.base import clone
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import mean_pinball_loss
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -102,17 +104,135 @@ def test_the_parameters_are_the_options_of_train(make):
     expected["attention_score"] = expected.pop("score")  # a method in scikit-learn
     del expected["teacher_forcing"]  # of models that forecast windows of a series
     ours = {"dtype": "float64", "num_features": 1, "valid_fraction": 0.0}
+    if make is SequenceRegressor:
+        expected |= {"loss": "squared_error", "quantiles": None}
+    else:
+        expected |= {"label_smoothing": 0.0, "class_weight": None}
     assert params == expected | ours | {
-        name: params[name]
-        for name in ("random_state", "callbacks", "class_weight")
-        if name in params
+        name: params[name] for name in ("random_state", "callbacks")
     }
 
 
 def test_a_model_that_forecasts_step_by_step_is_refused():
     rows = np.zeros((5, 4))
-    with pytest.raises(ValueError, match="model gru_seq2seq: forecasts a series"):
+    with pytest.raises(ValueError, match=r"gru_seq2seq: forecasts .* which train.py does; choose"):
         SequenceRegressor(model="gru_seq2seq").fit(rows, rows[:, 0])
+
+
+# Losses
+
+STILL = SMALL | {"epochs": 1, "batch_size": N, "lr": 1e-12}  # the loss is that of what it fits
+WEIGHTS = np.linspace(0.5, 2, N)
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+def test_quantiles_are_those_of_the_pinball_loss(backend, weights):
+    options = {"loss": "quantile", "quantiles": (0.2, 0.5, 0.7), "valid_fraction": 0.3}
+    found = SequenceRegressor(backend=backend, **STILL | options).fit(X, NUMBERS, weights)
+    scaled = found._outputs(X).reshape(N, 3, 3)  # before they are sorted
+    targets = found.scaling_.targets(NUMBERS, "float64")
+    _, valid = split_off(np.arange(N), 0.3, None, False, "valid_fraction", 0)
+    train = np.setdiff1d(np.arange(N), valid)
+    for rows, losses in ((train, found.loss_curve_), (valid, found.valid_loss_curve_)):
+        own = None if weights is None else weights[rows]
+        expected = np.mean(
+            [
+                mean_pinball_loss(targets[rows], scaled[rows, :, n], sample_weight=own, alpha=q)
+                for n, q in enumerate(options["quantiles"])
+            ]
+        )
+        np.testing.assert_allclose(losses, expected, rtol=1e-9)
+    quantiles = found.predict_quantiles(X)
+    in_unit = np.sort(scaled) * found.scaling_.target_std[:, None]
+    np.testing.assert_allclose(quantiles, in_unit + found.scaling_.target_mean[:, None])
+    assert (scaled != np.sort(scaled)).any()
+    np.testing.assert_array_equal(found.predict(X), quantiles[..., 1])
+    single = clone(found).fit(X, NUMBERS[:, 0])
+    assert single.predict_quantiles(X).shape == (N, 3)
+    np.testing.assert_array_equal(single.predict(X), single.predict_quantiles(X)[:, 1])
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+def test_mean_and_std_are_those_of_the_likelihood(backend, weights):
+    options = {"loss": "gaussian_nll", "valid_fraction": 0.3}
+    found = SequenceRegressor(backend=backend, **STILL | options).fit(X, NUMBERS, weights)
+    mean, std = found.predict(X, return_std=True)
+    np.testing.assert_array_equal(found.predict(X), mean)
+    losses = -norm.logpdf(NUMBERS, mean, std) - np.log(found.scaling_.target_std)
+    _, valid = split_off(np.arange(N), 0.3, None, False, "valid_fraction", 0)
+    train = np.setdiff1d(np.arange(N), valid)
+    for rows, curve in ((train, found.loss_curve_), (valid, found.valid_loss_curve_)):
+        own = None if weights is None else weights[rows]
+        expected = np.average(losses[rows].mean(axis=1), weights=own)
+        np.testing.assert_allclose(curve, expected, rtol=1e-9)
+    single = clone(found).fit(X, NUMBERS[:, 0])
+    assert [part.shape for part in single.predict(X, return_std=True)] == [(N,), (N,)]
+
+
+def test_label_smoothing_spreads_a_share_over_all_classes(backend):
+    options = {"label_smoothing": 0.3, "valid_fraction": 0.3}
+    found = SequenceClassifier(backend=backend, **STILL | options).fit(X, LABELS)
+    surprise = -found.predict_log_proba(X)
+    own = surprise[np.arange(N), np.searchsorted(found.classes_, LABELS)]
+    losses = 0.7 * own + 0.3 * surprise.mean(axis=1)
+    _, valid = split_off(np.arange(N), 0.3, found._targets(LABELS), False, "valid_fraction", 0)
+    train = np.setdiff1d(np.arange(N), valid)
+    np.testing.assert_allclose(found.loss_curve_, losses[train].mean(), rtol=1e-9)
+    np.testing.assert_allclose(found.valid_loss_curve_, losses[valid].mean(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["quantile", "gaussian_nll"])
+def test_a_distribution_is_saved_and_continued_in_the_other_backend(tmp_path, loss):
+    for name in FRAMEWORKS:
+        installed(name)
+    levels = np.array([0.1, 0.5]) if loss == "quantile" else None
+    found = SequenceRegressor(loss=loss, quantiles=levels, **SMALL).fit(X, NUMBERS)
+    found.save(tmp_path / "model")
+    same = SequenceRegressor.load(tmp_path / "model")
+    other = SequenceRegressor.load(tmp_path / "model", backend="jax")
+    assert_same_state(same, found)
+    if loss == "quantile":
+        expected = found.predict_quantiles(X)
+        np.testing.assert_allclose(other.predict_quantiles(X), expected, rtol=1e-12)
+    for estimator in (found, other):
+        estimator.partial_fit(X, NUMBERS)
+    np.testing.assert_allclose(other.predict(X), found.predict(X), rtol=1e-10)
+    with pytest.raises(ValueError, match="partial_fit cannot change loss"):
+        found.set_params(loss="squared_error", quantiles=None).partial_fit(X, NUMBERS)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": "absolute"}, "loss"),
+        ({"loss": "cross_entropy"}, "loss cross_entropy: is for classification"),
+        ({"quantiles": (0.1, 0.9)}, "quantiles 0.1,0.9: is for loss quantile"),
+        ({"loss": "quantile", "quantiles": (0.9, 0.1)}, "quantiles"),
+        ({"loss": "quantile", "quantiles": ()}, "quantiles"),
+    ],
+)
+def test_a_loss_that_is_none_is_refused(options, message, one_backend):
+    with pytest.raises(ValueError, match=message):
+        SequenceRegressor(backend=one_backend, **SMALL | options).fit(X, NUMBERS)
+
+
+def test_what_a_loss_does_not_say_is_refused(one_backend):
+    found = SequenceRegressor(backend=one_backend, **STILL).fit(X, NUMBERS)
+    with pytest.raises(ValueError, match="return_std: there are none; fit with loss"):
+        found.predict(X, return_std=True)
+    with pytest.raises(ValueError, match="predict_quantiles: there are none; fit with loss"):
+        found.predict_quantiles(X)
+    found.set_params(loss="quantile", quantiles=(0.1, 0.9)).fit(X, NUMBERS)
+    with pytest.raises(ValueError, match="has no middle one; call predict_quantiles"):
+        found.predict(X)
+    assert found.predict_quantiles(X).shape == (N, 3, 2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("loss", ["quantile", "gaussian_nll"])
+def test_check_estimator_of_a_distribution(loss, backend):
+    epochs = 200 if loss == "quantile" else QUICK["epochs"]  # whose gradients are of one size
+    check(SequenceRegressor(backend=backend, loss=loss, **QUICK | {"epochs": epochs}))
 
 
 # What X may be
