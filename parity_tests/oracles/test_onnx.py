@@ -4,6 +4,7 @@ ONNX stacks an LSTM's gates i, o, f, c, its peepholes i, o, f and a GRU's z, r, 
 knows no gradients and resets before the product unless `linear_before_reset` is 1.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 import jax_impl
 import torch_impl
-from parity_tests.cases import H
+from parity_tests.cases import Case, H
 from parity_tests.compare import assert_same
 from parity_tests.oracles.ours import (
     CASES,
@@ -23,7 +24,7 @@ from parity_tests.oracles.ours import (
     assert_as_exact,
     by_layers,
 )
-from parity_tests.test_recurrent import leaves_of
+from parity_tests.test_recurrent import cotangents_of, leaves_of
 from spec.config import Recurrence
 
 REASON = "make oracles installs it"
@@ -212,6 +213,54 @@ def by_runtime(model, feeds):
 def test_reference_evaluator(case):
     theirs = by_layers(case, partial(onnx_layer, by_reference), np, leaves_of(case))
     assert_agree("onnx.reference", case, theirs)
+
+
+def with_forget_gate(leaves):
+    """Write out the forget gate of coupled gates: 1 - sigmoid(x) is sigmoid(-x)."""
+    wide = {}
+    for name, array in leaves.items():
+        parts = 2 if name.startswith("weight_ch") else 3 if name.startswith(("w", "b")) else 0
+        if parts:
+            i, *others = np.split(array, parts)
+            array = np.concatenate([i, -i, *others])
+        wide[name] = array
+    return wide
+
+
+STEP = 1e-200  # along the imaginary axis
+
+
+def derivatives(case):
+    """Return outputs and every gradient by the evaluator, which computes with complex numbers too.
+
+    The derivative by one number is the imaginary part that a step of it leaves (Squire & Trapp,
+    1998).
+    """
+    plain = replace(case, options=replace(case.options, coupled_gates=False))
+    cotangents = cotangents_of(case)
+
+    def run(leaves):
+        leaves = with_forget_gate(leaves) if case.options.coupled_gates else leaves
+        return by_layers(plain, partial(onnx_layer, by_reference), np, leaves)
+
+    leaves = leaves_of(case)
+    complexes = {name: array.astype(complex) for name, array in leaves.items()}
+    found = run(leaves)
+    for name, array in leaves.items():
+        gradient = found[f"d {name}"] = np.zeros_like(array)
+        for index in np.ndindex(array.shape):
+            moved = complexes[name].copy()
+            moved[index] += 1j * STEP
+            after = run({**complexes, name: moved})
+            gradient[index] = sum((after[n].imag * d).sum() for n, d in cotangents.items()) / STEP
+    return found
+
+
+@pytest.mark.parametrize("coupled", [False, True], ids=["peepholes", "coupled"])
+def test_gradients_of_the_reference_evaluator(coupled):
+    options = Recurrence(peepholes=True, coupled_gates=coupled)
+    case = Case("lstm", bidirectional=True, state=True, options=options)
+    assert_agree("onnx.reference, complex steps", case, derivatives(case))
 
 
 @pytest.mark.parametrize(
