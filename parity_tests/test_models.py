@@ -19,8 +19,10 @@ from spec.params import parameter_schema
 
 # Readable layers once under each model; the layers alone are tried in both kinds, all of them.
 READABLE = {case.model: case for case in sorted(CASES, key=lambda case: len(str(case)))}
+# The most elaborate first: a fault shows in them soonest.
+ORDER = sorted(CASES, key=lambda case: len(str(case)), reverse=True)
 ON_LAYERS = [
-    (c, l) for c in CASES for l in ("recurrent", "fast") if l == "fast" or c in READABLE.values()
+    (c, l) for c in ORDER for l in ("recurrent", "fast") if l == "fast" or c in READABLE.values()
 ]
 
 

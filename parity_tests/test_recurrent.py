@@ -32,6 +32,7 @@ ENCODERS += [
     ),
     Case("lstm", options=Recurrence(zoneout=0.3)),  # a cell that has a kernel, which may not run
 ]
+ENCODERS.sort(key=lambda case: len(str(case)), reverse=True)  # a fault shows soonest
 # Plain layers, and the options that the fused kernels have no way for.
 ON_BOTH = [(c, l) for c in ENCODERS for l in ("recurrent", "fast") if l == "fast" or c in CASES]
 EVERY_STEP = [c for c in ENCODERS if c.ragged and c.state and (c.layers == 1 or c.model == "rnn")]
