@@ -362,7 +362,10 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("backend", [torch_impl, jax_impl], ids=["torch", "jax"])
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize(
+    "name",
+    [n if n in ("cut", "remat") else pytest.param(n, marks=pytest.mark.long) for n in OPTIONS],
+)
 def test_training_with_options_is_as_near_the_truth(name, backend):
     """Six steps: losses and gradient norms are within a few roundoffs of float64's."""
     config, options = OPTIONS[name]
