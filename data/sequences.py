@@ -195,9 +195,10 @@ def windows_of(series: np.ndarray, length: int) -> np.ndarray:
 def read_windows(
     path: str, config: DataConfig, layout: Layout | None, need_targets: bool
 ) -> Sequences:
-    """Read a CSV with one time step a row, as windows.
+    """Read a CSV with one time step a row, as windows, or with `every_step` as pieces.
 
-    A number that is forecast is itself a feature: its past is known. A label is not.
+    A number that is forecast is itself a feature: its past is known. A label is not, nor is a
+    number of the same step, `--horizon 0`.
     """
     forecasts = layout is not None and set(layout.targets) <= set(layout.features)
     own = layout and len(layout.features) - forecasts * len(layout.targets)
