@@ -176,6 +176,7 @@ CASES = [
     Case("gru", reset_after=False, state=True),
     Case("gru", layers=2, bidirectional=True, ragged=True, state=True, dropout=0.4),
     Case("gru", reset_after=False, layers=2, bidirectional=True, ragged=True, state=True),
+    Case("gru", layers=2, bidirectional=True, options=Recurrence(residual=True)),
     Case("lstm"),
     Case("lstm", features=1, task="classification"),
     Case("lstm", state=True),

@@ -72,6 +72,7 @@ EQUIVALENT = {
         ("fast.py", "strict=True", "strict=False"),
         ("cells.py", "strict=True", "strict=False"),
         ("carry.py", "strict=True", "strict=False"),
+        ("models.py", "strict=True", "strict=False"),
     ],
     "the mean over targets and quantiles is one, in either order": [
         ("losses.py", "dim=-1), w", "dim=- 2), w"),

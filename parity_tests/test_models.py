@@ -150,3 +150,25 @@ def test_flax_module_draws_both_signs():
         assert np.abs(scaled).max() <= 1
         if scaled.size >= 16:
             assert scaled.min() < -0.5 < 0.5 < scaled.max(), name
+
+
+@pytest.mark.parametrize("library", [torch_impl, jax_impl], ids=["torch", "jax"])
+def test_a_transformer_is_as_fast_as_it_was_asked_to_be(library, monkeypatch):
+    """The numbers do not show which of the two has run."""
+    case, ran = next(c for c in CASES if c.model == "transformer"), []
+    name = "TransformerEncoder" if library is torch_impl else "transformer_encoder"
+
+    def note(kind, own, *given, **options):
+        ran.append(kind)
+        return own(*given, **options)
+
+    for kind in (library.fast, library.encoder):
+        monkeypatch.setattr(kind, name, partial(note, kind, getattr(kind, name)))
+    for layers, kind in ((library.fast, library.fast), (library.recurrent, library.encoder)):
+        ran.clear()
+        if library is torch_impl:
+            torch_impl.sequence_model(case.config, layers)
+        else:
+            params = to_tree({n: jnp.asarray(a) for n, a in case.params.items()})
+            MODELS[case.model](case.config, params, case.leaves["inputs"], layers=layers)
+        assert ran[0] is kind
