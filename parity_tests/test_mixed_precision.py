@@ -353,7 +353,7 @@ def test_function_rounds_once(name, dtype):
 # What else a step of training may do, each with what runs it.
 OPTIONS = {
     "cut": (replace(SMALL, model="lstm", dropout=0.3, truncated_bptt_steps=2), {}),
-    "remat": (replace(SMALL, bidirectional=True), {"remat": True}),
+    "remat": (SMALL, {"remat": True}),
     "quantiles": (replace(SMALL, loss="quantile", quantiles="0.1,0.5,0.8", output_size=6), {}),
     "gaussian": (replace(SMALL, loss="gaussian_nll", output_size=4), {}),
     "weighted": (SMOOTHED, {}),
@@ -364,7 +364,7 @@ OPTIONS = {
 @pytest.mark.parametrize("backend", [torch_impl, jax_impl], ids=["torch", "jax"])
 @pytest.mark.parametrize(
     "name",
-    [n if n in ("cut", "remat") else pytest.param(n, marks=pytest.mark.long) for n in OPTIONS],
+    [n if n == "cut" else pytest.param(n, marks=pytest.mark.long) for n in OPTIONS],
 )
 def test_training_with_options_is_as_near_the_truth(name, backend):
     """Six steps: losses and gradient norms are within a few roundoffs of float64's."""
@@ -381,5 +381,5 @@ def test_training_with_options_is_as_near_the_truth(name, backend):
         return np.array(found)
 
     truth = numbers("float64")
-    for dtype in LOW if name == "cut" else LOW[:1]:
-        assert np.abs(numbers(dtype) / truth - 1).max() <= FACTOR * UNIT_ROUNDOFF[dtype]
+    off = np.abs(numbers("bfloat16") / truth - 1)
+    assert off.max() <= FACTOR * UNIT_ROUNDOFF["bfloat16"]

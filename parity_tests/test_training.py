@@ -150,7 +150,17 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize(("config", "rule", "fast"), RUNS.values(), ids=RUNS)
+# The others have what these have, in other company.
+LONG = ("adamw-cosine", "gru-before-sgd", "gru-gaussian", "seq2seq-gru-sgd-loop")
+
+
+@pytest.mark.parametrize(
+    ("config", "rule", "fast"),
+    [
+        pytest.param(*run, id=name, marks=[pytest.mark.long] * (name in LONG))
+        for name, run in RUNS.items()
+    ],
+)
 def test_every_step_matches(config, rule, fast):
     walks = (walk(backend, config, rule, fast) for backend in (torch_impl, jax_impl))
     norms = []
