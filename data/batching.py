@@ -37,6 +37,16 @@ class Part:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def own_targets(self) -> np.ndarray:
+        """Targets of the part's rows."""
+        return self.targets[self.rows]
+
+    @property
+    def own_weights(self) -> np.ndarray | None:
+        """Weights of the part's rows; None for alike."""
+        return None if self.weights is None else self.weights[self.rows]
+
     def batch(self, positions: np.ndarray) -> Batch:
         """Copy out the sequences at these positions of the part."""
         rows = self.rows[positions]

@@ -198,8 +198,7 @@ def read_rows(head: Head, decimal: str, may_miss: bool) -> Table:
         lines.append(line)
         targets.append(tuple([cells[n] for n in chosen]))
         for n in chosen:
-            unknown = may_miss and not cells[n].strip()
-            if not unknown and (fault := target_fault(cells[n])):
+            if fault := target_fault(cells[n], may_miss):
                 raise DataError(f"{path}: line {line}, {columns.place(n)}: {fault}")
     if not lines:
         raise DataError(f"{path}: a header and no rows of numbers; add rows")
@@ -224,10 +223,10 @@ def bad_cell(place: str, columns: Columns, position: int, text: str, decimal: st
     return DataError(f"{at}: {not_a_number(text, decimal, remedy)}")
 
 
-def target_fault(text: str) -> str | None:
-    """Say what is wrong with a target that is empty or holds control characters."""
+def target_fault(text: str, may_miss: bool) -> str | None:
+    """Say what is wrong with a target that holds control characters, or is empty but may not be."""
     if not text.strip():
-        return "the target is empty; complete or remove the line"
+        return None if may_miss else "the target is empty; complete or remove the line"
     if not text.isprintable() and CONTROL.search(text):
         return f"the target {text!r:.60} holds control characters; remove them"
     return None

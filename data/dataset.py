@@ -273,8 +273,8 @@ def scale(sequences: Sequences, truth: np.ndarray, meaning: Meaning, dtype: str)
     inputs, weights = sequences.scaled(meaning.scaling, dtype), None
     if sequences.every_step:
         steps = sequences.known_steps
-        weights = steps.astype(dtype)
-        truth = np.where(steps.reshape(*steps.shape, *[1] * (truth.ndim - 2)), truth, 0)
+        weights, truth = steps.astype(dtype), truth.copy()
+        truth[~steps] = 0
     try:
         targets = truth if meaning.classes else meaning.scaling.targets(truth, dtype)
     except OverflowError as error:

@@ -131,8 +131,7 @@ def target_texts(
     if targets.dtype.kind == "U":
         for n, row in enumerate(texts):
             for text in row:
-                fault = target_fault(text)
-                if fault and not (every_step and not text.strip()):
+                if fault := target_fault(text, every_step):
                     raise DataError(f"{path}: targets[{n}]: {fault}")
     return texts
 

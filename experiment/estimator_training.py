@@ -9,11 +9,10 @@ import numpy as np
 
 from data.batching import Part, shuffled
 from experiment.config import RunConfig
-from experiment.loop import predict_part, take_step
+from experiment.loop import predict_part, scaled_loss, take_step
 from spec.backend import Backend, load_backend
-from spec.config import Execution, ModelConfig, OptimizerConfig
+from spec.config import Execution, OptimizerConfig
 from spec.errors import ConfigError, DataError, DivergedError
-from spec.losses import training_loss
 from spec.options import subset
 from spec.params import init_params, parameter_schema
 
@@ -82,7 +81,8 @@ def train(
         estimator.n_iter_ += 1
         estimator.loss_curve_.append(loss)
         if len(valid):
-            judged = valid_loss = loss_of(backend, model, state, valid)
+            outputs = predict_part(backend, state, valid).outputs
+            judged = valid_loss = scaled_loss(model, outputs, valid)
             estimator.valid_loss_curve_.append(valid_loss)
         waited = 0 if judged < least else waited + 1
         if not waited:
@@ -112,14 +112,6 @@ def train_epoch(
         total, counted = total + result.loss * count, counted + count
     estimator.n_steps_ = step
     return state, total / counted
-
-
-def loss_of(backend: Backend, model: ModelConfig, state: Any, part: Part) -> float:
-    """Return the loss that training minimises, of all sequences of a part, without dropout."""
-    outputs = predict_part(backend, state, part).outputs.astype(np.float64)
-    targets = part.targets[part.rows]
-    weights = None if part.weights is None else part.weights[part.rows]
-    return float(training_loss(model, outputs, targets, weights=weights))
 
 
 def exported(backend: Backend, state: Any) -> dict[str, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from data.batching import Part, in_order, shuffled
-from data.dataset import Dataset, Meaning
+from data.dataset import Dataset
 from experiment.checkpoint import Checkpoint, Progress, model_config
 from experiment.config import RunConfig
 from experiment.run_directory import RunDirectory
@@ -47,12 +47,10 @@ def predict_part(backend: Backend, state: Any, part: Part) -> Prediction:
 
 
 @np.errstate(over="ignore", invalid="ignore")  # seen by the result, which is then not finite
-def scaled_loss(model: ModelConfig, meaning: Meaning, outputs: np.ndarray, part: Part) -> float:
+def scaled_loss(model: ModelConfig, outputs: np.ndarray, part: Part) -> float:
     """Return the loss that training minimises, in float64 and in scaled units."""
-    class_weights = np.array(meaning.class_weights) if meaning.class_weights else None
-    weights = None if part.weights is None else part.weights[part.rows]
-    targets = part.targets[part.rows]
-    return float(training_loss(model, outputs.astype(np.float64), targets, class_weights, weights))
+    known = part.own_targets, part.class_weights, part.own_weights
+    return float(training_loss(model, outputs.astype(np.float64), *known))
 
 
 def steps_per_epoch(config: RunConfig, dataset: Dataset) -> int:
@@ -161,14 +159,13 @@ class Training:
         judged = train_loss
         if len(valid):
             outputs = predict_part(self.backend, self.state, valid).outputs
-            judged = scaled_loss(self.model, self.dataset.meaning, outputs, valid)
+            judged = scaled_loss(self.model, outputs, valid)
             if not math.isfinite(judged):
                 raise self.diverged(progress.step, f"validation loss {judged:.4g}")
             entry["valid_loss"] = judged
             if self.dataset.meaning.task == "classification":
-                weights = None if valid.weights is None else valid.weights[valid.rows]
-                correct = outputs.argmax(axis=-1) == valid.targets[valid.rows]
-                entry["valid_accuracy"] = float(np.average(correct, weights=weights))
+                correct = outputs.argmax(axis=-1) == valid.own_targets
+                entry["valid_accuracy"] = float(np.average(correct, weights=valid.own_weights))
         entry["gradient_norm"] = norm
         best = progress.best_loss is None or judged < progress.best_loss
         self.progress = Progress(

@@ -122,17 +122,19 @@ def read_dataset(config: Recipe, dtype: str, meaning: Meaning | None = None) -> 
     check_causal(config, dataset.meaning)
     if config.class_weights is None:
         return dataset
-    train, meaning = dataset.train, dataset.meaning
+    train, valid, meaning = dataset.train, dataset.valid, dataset.meaning
     if not meaning.class_weights:
-        targets = train.targets[train.rows]
-        targets = targets if train.weights is None else targets[train.weights[train.rows] > 0]
+        targets = train.own_targets
+        targets = targets if train.weights is None else targets[train.own_weights > 0]
         weights = balanced(targets, len(meaning.classes))
         meaning = replace(meaning, class_weights=weights)
     pairs = zip(meaning.classes, meaning.class_weights, strict=True)
     said = shown([f"{label!r} {weight:.4g}" for label, weight in pairs])
     dataset.notes.append(f"class weights in the loss, balanced over the training rows: {said}")
-    weighted = replace(train, class_weights=np.array(meaning.class_weights))
-    return replace(dataset, meaning=meaning, train=weighted)
+    train, valid = (
+        replace(part, class_weights=np.array(meaning.class_weights)) for part in (train, valid)
+    )
+    return replace(dataset, meaning=meaning, train=train, valid=valid)
 
 
 def check_causal(config: Recipe, meaning: Meaning) -> None:
