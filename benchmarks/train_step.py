@@ -1,6 +1,7 @@
 """Time a train step and an epoch of both backends beside the frameworks' own layers and Keras 3.
 
     python -m benchmarks.train_step [--models lstm gru transformer] [--rounds 20] [--threads 2]
+    python -m benchmarks.train_step --unroll 2 4 8           JAX, steps compiled as one, beside 1
 
 Every contender does the same work: forward, mean squared error on one output from the last state (of
 a Transformer's layer, the mean of all steps), gradients, clipping to norm 1, Adam; float32, NumPy arrays in, the loss as a Python number out. They
@@ -14,7 +15,7 @@ import platform
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import partial
 
@@ -22,7 +23,7 @@ import numpy as np
 
 from spec.params import sinusoidal_positions
 
-PEERS = {"seqduet torch": "torch.nn", "seqduet JAX": ("flax", "keras")}
+PEERS = {"seqduet torch": ("torch.nn",), "seqduet JAX": ("flax", "keras")}
 Step = Callable[[np.ndarray, np.ndarray], float]
 # T time, B batch, D features, H hidden units
 SHAPES = [
@@ -120,7 +121,7 @@ def keras(model: str, T: int, B: int, D: int, H: int) -> Step:
     return lambda x, y: float(model.train_on_batch(x, y))
 
 
-def ours(name: str, model: str, T: int, B: int, D: int, H: int) -> Step:
+def ours(name: str, model: str, T: int, B: int, D: int, H: int, unroll: int = 1) -> Step:
     """`train_step` of a backend, as train.py calls it."""
     from spec.backend import load_backend
     from spec.batch import Batch
@@ -130,7 +131,7 @@ def ours(name: str, model: str, T: int, B: int, D: int, H: int) -> Step:
     backend = load_backend(name)
     config = ModelConfig(model=model, input_size=D, hidden_size=H, num_heads=HEADS)
     arrays = init_params(parameter_schema(config), seed=0)
-    state = backend.init_state(config, OptimizerConfig(), Execution(), arrays)
+    state = backend.init_state(config, OptimizerConfig(), Execution(unroll=unroll), arrays)
 
     def step(x, y):
         nonlocal state
@@ -140,8 +141,11 @@ def ours(name: str, model: str, T: int, B: int, D: int, H: int) -> Step:
     return step
 
 
-def contenders(model: str) -> dict[str, Callable[..., Step]]:
-    """Name who trains such a model, ours before their peers."""
+def contenders(model: str, unroll: Sequence[int]) -> dict[str, Callable[..., Step]]:
+    """Name who trains such a model, ours before their peers, or our own loops before `unroll`."""
+    if unroll:
+        ways = {f"unroll {n}": partial(ours, "jax", model, unroll=n) for n in unroll}
+        return {"unroll 1": partial(ours, "jax", model), **ways}
     layer = {"lstm": "LSTM", "gru": "GRU", "transformer": "TransformerEncoderLayer"}[model]
     cells = {"lstm": ["LSTMCell", "OptimizedLSTMCell"], "gru": ["GRUCell"]}.get(model, [model])
     found = {
@@ -184,19 +188,22 @@ def report(title: str, times: dict[str, list[float]]) -> None:
     print(title)
     for name, own in times.items():
         middle = statistics.median(own)
-        peers = [peer for peer in times if PEERS.get(name) and peer.startswith(PEERS[name])]
+        beside = ("unroll 1",) if name.startswith("unroll") else PEERS.get(name, ())
+        peers = [peer for peer in times if peer.startswith(beside) and peer != name]
         ratios = [f"{middle / statistics.median(times[peer]):.2f} x {peer}" for peer in peers]
         shown = f"  {name:<33}{middle:>9.2f} ms (min {min(own):.2f})  {', '.join(ratios)}"
         print(shown.rstrip(), flush=True)
 
 
-def compare(model: str, shape: tuple[int, int, int, int], rounds: int) -> None:
+def compare(
+    model: str, shape: tuple[int, int, int, int], rounds: int, unroll: Sequence[int]
+) -> None:
     """Time all contenders for a model on one shape."""
     T, B, D, H = shape
     draw = np.random.default_rng(0)
     x = draw.normal(size=(EPOCH_ROWS, T, D)).astype(np.float32)
     y = draw.normal(size=(EPOCH_ROWS, 1)).astype(np.float32)
-    steps = {name: build(*shape) for name, build in contenders(model).items()}
+    steps = {name: build(*shape) for name, build in contenders(model, unroll).items()}
     works = {name: partial(step, x[:B], y[:B]) for name, step in steps.items()}
     report(f"{model}: train step, T {T}, B {B}, D {D}, H {H}", measure(works, rounds))
     if T * B * H <= 128 * 64 * 64:  # larger ones would take minutes and say the same
@@ -209,6 +216,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch")
     parser.add_argument("--models", nargs="*", default=["lstm"], choices=MODELS)
+    parser.add_argument("--unroll", nargs="*", default=[], type=int, metavar="STEPS")
     options = parser.parse_args()
     import torch
 
@@ -218,7 +226,7 @@ def main() -> None:
     )
     for model in options.models:
         for shape in SHAPES:
-            compare(model, shape, options.rounds)
+            compare(model, shape, options.rounds, options.unroll)
 
 
 if __name__ == "__main__":

@@ -57,8 +57,9 @@ class RunConfig(Execution, Recipe):
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
-        if self.remat and not self.recurrent:
-            raise ConfigError(f"--remat: is for recurrent layers, not --model {self.model}")
+        for flag in ["--remat"] * self.remat + [f"--unroll {self.unroll}"] * (self.unroll > 1):
+            if not self.recurrent:
+                raise ConfigError(f"{flag}: is for recurrent layers, not --model {self.model}")
 
 
 # What a run is built on: to change one of these is to begin another run.

@@ -98,6 +98,7 @@ class SequenceEstimator(BaseEstimator):
     threads: int | None = None
     fast: bool = True
     remat: bool = False
+    unroll: int = 1
     callbacks: Iterable[Callable[[Epoch], Any]] | None = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SequenceEstimator":

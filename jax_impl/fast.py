@@ -72,7 +72,7 @@ def hold(here, new, old):
     return tuple(jnp.where(here, n, o) for n, o in zip(new, old, strict=True))
 
 
-def loop_forward(cell, reverse, weights, inputs, here, first):
+def loop_forward(cell, reverse, factor, weights, inputs, here, first):
     """Return (h [T, B, H], final state) and what `loop_backward` needs."""
     weight_ih, weight_hh = weights["weight_ih"].T, weights["weight_hh"].T
     bias = weights["bias_ih"] + weights["bias_hh"]
@@ -83,11 +83,12 @@ def loop_forward(cell, reverse, weights, inputs, here, first):
         after = hold(here, after, state)
         return after, (after, kept)
 
-    final, (states, kept) = lax.scan(advance, first, (inputs, here), reverse=reverse)
+    over = (inputs, here)
+    final, (states, kept) = lax.scan(advance, first, over, reverse=reverse, unroll=factor)
     return (states[0], final), (weights, inputs, here, first, states, kept)
 
 
-def loop_backward(cell, reverse, residuals, cotangents):
+def loop_backward(cell, reverse, factor, residuals, cotangents):
     """Return the cotangents of `loop`'s weights, inputs, mask and first state."""
     weights, inputs, here, first, states, kept = residuals
     d_outputs, d_final = cotangents
@@ -107,7 +108,7 @@ def loop_backward(cell, reverse, residuals, cotangents):
         return d_before, d_gates
 
     back = (d_outputs, befores, states, kept, here)
-    d_first, d_gates = lax.scan(retreat, d_final, back, reverse=not reverse)
+    d_first, d_gates = lax.scan(retreat, d_final, back, reverse=not reverse, unroll=factor)
 
     # One product for all weights: the bias is the weight of an input that is always 1.
     H, D = befores[0].shape[-1], inputs.shape[-1]
@@ -125,39 +126,42 @@ def loop_backward(cell, reverse, residuals, cotangents):
     return d_weights, d_gates @ weights["weight_ih"], None, d_first
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def loop(cell, reverse, weights, inputs, here, first):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def loop(cell, reverse, factor, weights, inputs, here, first):
     """Run a cell over time; time comes first: inputs [T, B, D], here [T, B, 1] or None."""
-    return loop_forward(cell, reverse, weights, inputs, here, first)[0]
+    return loop_forward(cell, reverse, factor, weights, inputs, here, first)[0]
 
 
 loop.defvjp(loop_forward, loop_backward)
 
 
-def unroll_cell(cell, weights, inputs, valid, state, reverse):
+def unroll_cell(cell, weights, inputs, valid, state, reverse, factor):
     here = None if valid is None else valid.T[..., None]
-    outputs, state = loop(cell, reverse, weights, inputs.swapaxes(0, 1), here, tuple(state))
+    time_first = inputs.swapaxes(0, 1)
+    outputs, state = loop(cell, reverse, factor, weights, time_first, here, tuple(state))
     outputs = outputs.swapaxes(0, 1)
     return (outputs if valid is None else jnp.where(valid[..., None], outputs, 0.0),), state
 
 
-def unroll_rnn(weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh"):
+def unroll_rnn(
+    weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh", factor=1
+):
     """Unroll `rnn_cell` with the weights of one layer and direction."""
     if not carry.plain:
-        given = weights, inputs, valid, state, reverse, carry
-        return recurrent.unroll_rnn(*given, nonlinearity=nonlinearity)
-    return unroll_cell(RNN_CELLS[nonlinearity], weights, inputs, valid, state, reverse)
+        given = weights, inputs, valid, state, reverse, carry, nonlinearity, factor
+        return recurrent.unroll_rnn(*given)
+    return unroll_cell(RNN_CELLS[nonlinearity], weights, inputs, valid, state, reverse, factor)
 
 
 # XLA's own derivative: the gates of a GRU are no function of one sum, as `loop` has it.
 unroll_gru = recurrent.unroll_gru
 
 
-def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS):
+def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS, factor=1):
     """Unroll `lstm_cell` with the weights of one layer and direction."""
     if not carry.plain or recurrent.cell_of(weights) is not lstm_cell:
-        return recurrent.unroll_lstm(weights, inputs, valid, state, reverse, carry)
-    return unroll_cell(LSTM_CELL, weights, inputs, valid, state, reverse)
+        return recurrent.unroll_lstm(weights, inputs, valid, state, reverse, carry, factor)
+    return unroll_cell(LSTM_CELL, weights, inputs, valid, state, reverse, factor)
 
 
 rnn = partial(recurrent.rnn, unroll=unroll_rnn)

@@ -29,11 +29,13 @@ def unroll(
     valid: Bool[Array, "B T"] | None,
     state: tuple[Float[Array, "B H"], ...],
     reverse: bool,
+    factor: int = 1,
 ) -> tuple[tuple[Float[Array, "B T H"], ...], tuple[Float[Array, "B H"], ...]]:
     """Apply one cell at every time step, last step first if `reverse`: all states, the last.
 
     Where `valid` is False the state is held and 0 returned, so a reversed direction starts at each
-    sequence's own end and a final state is that of its last real step.
+    sequence's own end and a final state is that of its last real step. `factor` steps are compiled
+    as one iteration of the loop.
     """
 
     def advance(state, now):
@@ -46,7 +48,7 @@ def unroll(
 
     here = None if valid is None else valid.T[..., None]
     time_first = {name: part.swapaxes(0, 1) for name, part in inputs.items()}
-    state, states = lax.scan(advance, state, (time_first, here), reverse=reverse)
+    state, states = lax.scan(advance, state, (time_first, here), reverse=reverse, unroll=factor)
     return tuple(part.swapaxes(0, 1) for part in states), state
 
 
@@ -66,22 +68,24 @@ def lstm_with(weights: Mapping[str, Array]) -> Callable:
     return lambda x, state, read: tuple(cell(weights, x, LSTMState(read, state[1])))
 
 
-def unroll_rnn(weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh"):
+def unroll_rnn(
+    weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh", factor=1
+):
     """Unroll `rnn_cell` with the weights of one layer and direction."""
     step = carried(rnn_with(weights, nonlinearity), carry)
-    return unroll(step, over_time(inputs, carry), valid, state, reverse)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse, factor)
 
 
-def unroll_gru(weights, inputs, valid, state, reverse, carry=AS_IT_IS, reset_after=True):
+def unroll_gru(weights, inputs, valid, state, reverse, carry=AS_IT_IS, reset_after=True, factor=1):
     """Unroll `gru_cell` with the weights of one layer and direction."""
     step = carried(gru_with(weights, reset_after), carry)
-    return unroll(step, over_time(inputs, carry), valid, state, reverse)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse, factor)
 
 
-def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS):
+def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS, factor=1):
     """Unroll `lstm_cell`, or what the weights of one layer and direction say beside it."""
     step = carried(lstm_with(weights), carry)
-    return unroll(step, over_time(inputs, carry), valid, state, reverse)
+    return unroll(step, over_time(inputs, carry), valid, state, reverse, factor)
 
 
 def cell_of(weights: Mapping[str, Array]) -> Callable:
@@ -286,10 +290,21 @@ def lstm(
 def with_unroll(layers: ModuleType, **unroll: Callable) -> SimpleNamespace:
     """Return the layers of a module with other ways to unroll some of them, by their names."""
     changed = {name: partial(globals()[name], unroll=function) for name, function in unroll.items()}
+    changed |= {f"unroll_{name}": function for name, function in unroll.items()}
     return SimpleNamespace(**vars(layers) | changed)
 
 
-def recomputing(layers: ModuleType) -> SimpleNamespace:
-    """Return the layers of a module with `recomputed` states."""
+def each_unroll(change: Callable, layers: ModuleType | SimpleNamespace) -> SimpleNamespace:
+    """Return the layers of a module with a change of how each of them is unrolled."""
     kinds = {"rnn": layers.unroll_rnn, "gru": layers.unroll_gru, "lstm": layers.unroll_lstm}
-    return with_unroll(layers, **{name: recomputed(function) for name, function in kinds.items()})
+    return with_unroll(layers, **{name: change(function) for name, function in kinds.items()})
+
+
+def recomputing(layers: ModuleType | SimpleNamespace) -> SimpleNamespace:
+    """Return the layers of a module with `recomputed` states."""
+    return each_unroll(recomputed, layers)
+
+
+def by_steps(layers: ModuleType, factor: int) -> SimpleNamespace:
+    """Return the layers of a module with `factor` steps in one iteration of their loops."""
+    return each_unroll(lambda function: partial(function, factor=factor), layers)

@@ -1,7 +1,9 @@
 """The layers over time: outputs, last states and all gradients, and torch.nn's own layers."""
 
+import re
 from functools import cache, partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -36,6 +38,12 @@ ENCODERS.sort(key=lambda case: len(str(case)), reverse=True)  # a fault shows so
 # Plain layers, and the options that the fused kernels have no way for.
 ON_BOTH = [(c, l) for c in ENCODERS for l in ("recurrent", "fast") if l == "fast" or c in CASES]
 EVERY_STEP = [c for c in ENCODERS if c.ragged and c.state and (c.layers == 1 or c.model == "rnn")]
+SEVERAL_STEPS = [
+    Case("rnn", ragged=True, state=True),
+    Case("gru", bidirectional=True),
+    Case("lstm", bidirectional=True, ragged=True, state=True),
+    Case("lstm", options=Recurrence(zoneout=0.3)),
+]
 TORCH_OPTIONS = (Recurrence(), Recurrence(proj_size=3))
 IN_TORCH = [c for c in ENCODERS if c.dropout == 0 and c.reset_after and c.options in TORCH_OPTIONS]
 RESETS = np.array([[0, 0, 1, 0, 1, 0], [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 1]]) > 0
@@ -131,6 +139,24 @@ def test_layers_match_the_reference(case, layers):
     """torch = NumPy = JAX, after the faster test above: gradients here are taken one by one."""
     assert_same(torch_of(case, layers), reference_of(case))
     assert_same(jax_of(case, layers), reference_of(case))
+
+
+@pytest.mark.parametrize("layers", ["recurrent", "fast"])
+@pytest.mark.parametrize("case", SEVERAL_STEPS, ids=str)
+def test_steps_compiled_as_one_change_nothing(case, layers):
+    """Iterations of 4 steps and the 2 that are left, forward and on the way back."""
+    single = getattr(jax_impl, layers)
+    several = jax_impl.recurrent.by_steps(single, 4)
+    leaves = leaves_of(case)
+    for run, factor in ((single, 1), (several, 4)):
+
+        def total(leaves, run=run):
+            return sum(part.sum() for part in run_jax(case, run, leaves).values())
+
+        loops = re.findall(r"unroll=(\d+)", str(jax.make_jaxpr(jax.grad(total))(leaves)))
+        assert {int(found) for found in loops} == {factor}
+    run = partial(run_jax, case, several)
+    assert_same(jax_of(case, layers), in_jax(run, leaves, cotangents_of(case)))
 
 
 @pytest.mark.parametrize("case", EVERY_STEP, ids=str)

@@ -494,6 +494,12 @@ class Execution:
     remat: bool = option(
         False, "recurrent: compute states again on the way back; memory for sqrt(steps) of them"
     )
+    unroll: int = option(
+        1,
+        "recurrent: steps that JAX compiles as one iteration of its loop; torch has no such loop",
+        "a whole number from 1 to 1024",
+        lambda n: 1 <= n <= 1024,
+    )
 
     def __post_init__(self) -> None:
         validate(self)

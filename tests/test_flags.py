@@ -28,6 +28,7 @@ OUT_OF_RANGE = {
     "--truncated_bptt_steps": WHOLE,
     "--patience": WHOLE,
     "--threads": (*WHOLE, "1025"),
+    "--unroll": (*WHOLE, "1025"),
     "--windows": WHOLE,
     "--horizon": ("-1", "1.5", "x"),
     "--num_features": WHOLE,
@@ -94,6 +95,8 @@ def test_what_is_unknown_gets_a_suggestion(train, argv, hint):
     [
         (["--num_heads", "5"], "--num_heads 5: must divide --hidden_size 4"),
         (["--bidirectional"], "--bidirectional: is for recurrent layers"),
+        (["--remat"], "--remat: is for recurrent layers"),
+        (["--unroll", "2"], "--unroll 2: is for recurrent layers"),
         (["--positions", "learned", "--max_length", "2"], "there are sequences of 3 steps"),
     ],
 )
