@@ -20,10 +20,17 @@ from jax.extend import core
 from parity import explanations as known
 from parity.explanations import Change
 from parity.jaxprs import inner_jaxprs, place, rewrite
-from parity.judge import sides
+from parity.judge import about_weights, sides
 from parity.measure import distance, same_pattern
 from parity.patches import Patched
-from parity.rounding import FACTOR, responses, responses_everywhere, tolerance
+from parity.rounding import (
+    FACTOR,
+    computed_weights,
+    of_weights,
+    responses,
+    responses_everywhere,
+    tolerance,
+)
 from parity.sides import Arrays, Inputs, JaxSide, TorchSide, by_name, is_float
 from parity.weights import Weights
 
@@ -107,6 +114,7 @@ class Search:
         self.compiled: dict[Any, Callable] = {}
         self.gradients = False
         self.bound = 0.0
+        self.about_weights: list[str] = []
 
     # Running one side with changes
 
@@ -225,13 +233,15 @@ class Search:
         before = np.inf if plain_j is None else self.error(plain_t, plain_j)
         self.bound = self.rounding()
         where = "outputs"
-        if before <= self.bound or self.only_rounding(plain_t, plain_j, before):
+        if self.agrees(plain_t, plain_j, before):
             self.bound = max(self.bound, before)
             before_g = self.with_gradients()
             plain_t, plain_j = self.torch_values([]), self.jax_values([])
-            if before_g <= self.bound or self.only_rounding(plain_t, plain_j, before_g):
-                return Diagnosis("the same", before=max(before, before_g))
+            if self.agrees(plain_t, plain_j, before_g):
+                return Diagnosis("the same", before=max(before, before_g), notes=self.about_weights)
             where, before = "gradients", before_g
+        # A mended difference leaves that of rounded weights.
+        self.bound = max(self.bound, min(self.by_weights(), before / 16))
         found = self.of_precision(plain_t, plain_j, before) if np.isfinite(before) else None
         if found is None:
             found = self.search(plain_t, plain_j, before, pairs)
@@ -269,6 +279,23 @@ class Search:
         except Exception:
             moved = [1.0]  # JAX cannot run as it is; a change will say why
         return tolerance(moved)
+
+    def agrees(self, plain_t: Any, plain_j: Any, before: float) -> bool:
+        """Tell whether rounding explains a difference, that of weights included."""
+        if before <= self.bound:
+            return True
+        if before <= self.by_weights():
+            self.about_weights = [about_weights(computed_weights(self.torch_side, self.jax_side))]
+            return True
+        return self.only_rounding(plain_t, plain_j, before)
+
+    def by_weights(self) -> float:
+        """Return what weights rounded to float32 may make of a difference."""
+        try:
+            parts = of_weights(self.torch_side, self.jax_side, self.cotangents_j())
+        except Exception:
+            return 0.0  # JAX cannot run as it is
+        return max([bound for part in parts for bound in part.values()], default=0.0)
 
     def only_rounding(self, plain_t: Any, plain_j: Any, before: float) -> bool:
         """Tell whether the roundings inside explain a difference, alike on both sides."""

@@ -35,6 +35,18 @@ def inner_jaxprs(eqn: core.JaxprEqn) -> Iterable[Any]:
                 yield part
 
 
+def constants(closed: core.ClosedJaxpr) -> Iterable[Any]:
+    """Yield the arrays that a function did not get but has inside."""
+    yield from closed.consts
+    for eqn in closed.jaxpr.eqns:
+        for value in eqn.params.values():
+            for part in value if isinstance(value, tuple | list) else [value]:
+                if isinstance(part, core.ClosedJaxpr):
+                    yield from constants(part)
+                elif isinstance(part, core.Jaxpr):
+                    yield from constants(core.ClosedJaxpr(part, ()))
+
+
 def rewrite(jaxpr: Any, literal: tuple[float, float] | str) -> Any:
     """Replace a number, or leave out stop_gradient, in a jaxpr and all inside it."""
 

@@ -7,14 +7,23 @@ is measured, not guessed: every input and weight is moved by one rounding error,
 a well-conditioned one a narrow.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from parity.measure import Measured, distance, same_pattern, ulps
-from parity.rounding import FACTOR, exact_values, merged, responses, responses_everywhere, tolerance
+from parity.measure import SAME_BUT_WEIGHTS, Measured, distance, same_pattern, ulps
+from parity.rounding import (
+    FACTOR,
+    computed_weights,
+    exact_values,
+    merged,
+    of_weights,
+    responses,
+    responses_everywhere,
+    tolerance,
+)
 from parity.sides import (
     Arrays,
     Inputs,
@@ -58,7 +67,7 @@ class Report:
     def verdict(self) -> str:
         """The gravest verdict among the arrays."""
         order = ["they compute different functions", "shapes differ", "NaN or inf on one side"]
-        order += ["dtypes differ", "both are off", "torch is off", "JAX is off"]
+        order += ["dtypes differ", "both are off", "torch is off", "JAX is off", SAME_BUT_WEIGHTS]
         found = {a.verdict for a in self.arrays}
         odd = next((n for n, t in self.variants.items() if t.startswith("differs")), None)
         fallback = f"they differ for {odd}" if odd else "both within rounding"
@@ -196,6 +205,7 @@ def judge(
     found_t, found_j = (wide_t, wide_j) if dtype == "float64" else both(dtype)
     moved = merged(responses(jax_side, to_jax), {j: t for t, j in shared.items()})
     bounds = {n: tolerance([moved.get(n, 0.0)]) for n in wide_t}
+    by_weights = merged(of_weights(torch_side, jax_side, to_jax), {j: t for t, j in shared.items()})
     apart_64 = any(distance(wide_t[n], wide_j[n]) > bounds[n] for n in wide_t if n in wide_j)
     needed = dtype == "float64" or truth is not None or apart_64
     exact = exact_values(jax_side, to_jax, shared, truth) if needed else {}
@@ -212,6 +222,7 @@ def judge(
                 *(n, dtype, found_t[n], found_j[n], wide_t[n], wide_j[n]),
                 *(exact.get(n), responses.get(n, 0.0), truth is not None),
                 largest if n in scales else 0.0,
+                by_weights.get(n, 0.0),
             )
             for n in names
         ]
@@ -221,12 +232,22 @@ def judge(
         every = merged(responses_everywhere(jax_side, to_jax), {j: t for t, j in shared.items()})
         wider = judged({n: max(moved[n], every.get(n, 0.0)) for n in moved})
         measured = [w if w.same and w.even else m for m, w in zip(measured, wider, strict=True)]
+    if any(m.verdict == SAME_BUT_WEIGHTS for m in measured):
+        notes.append(about_weights(computed_weights(torch_side, jax_side)))
     return Report(
         dtype,
         [m for m in measured if not m.name.startswith("d ")]
         + [Measured(n, "shapes differ", note=text) for n, text in trouble.items()],
         [m for m in measured if m.name.startswith("d ")],
         notes=notes,
+    )
+
+
+def about_weights(names: Sequence[str]) -> str:
+    """Say which weights were rounded."""
+    return (
+        f"weights that are float32 and not among torch's numbers: {', '.join(names)}; compute them "
+        "from torch's in float64, as a sum of two biases, and compare again to see beyond their rounding"
     )
 
 
@@ -257,12 +278,14 @@ def measure(
     response: float,
     given: bool,
     largest: float,
+    by_weights: float,
 ) -> Measured:
     """Judge one array.
 
     `wide` is its float64 value on each side, `exact` the truth if known, `given` whether it is the
     user's and not JAX's own. `largest` is the norm of the largest gradient: one that is smaller by
-    float64's rounding is 0 on paper, like that of a bias which a softmax cancels.
+    float64's rounding is 0 on paper, like that of a bias which a softmax cancels. `by_weights` is what
+    weights rounded to float32 may make of a difference.
     """
     common = {"name": name, "shape": in_t.shape, "dtype": dtype}
     if in_t.shape != in_j.shape:
@@ -288,6 +311,8 @@ def measure(
         verdict = "NaN or inf on one side"
     elif size == 0 and np.linalg.norm(gap) <= FACTOR * np.finfo(dtype).eps * largest:
         verdict = "both within rounding"
+    elif not agree and dtype == "float64" and distance(wide_t, wide_j) <= by_weights:
+        verdict = SAME_BUT_WEIGHTS
     elif agree or exact is not None:
         states = {
             (True, True): "both within rounding",

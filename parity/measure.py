@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SAME_BUT_WEIGHTS = "the same but for weights rounded to float32"
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -12,7 +14,8 @@ class Measured:
     Attributes:
       name: of an output, or "d NAME" for the gradient by NAME.
       verdict: "both within rounding", "torch is off", "JAX is off", "both are off", "they compute
-        different functions", "NaN or inf on one side", "shapes differ", "dtypes differ".
+        different functions", "NaN or inf on one side", "shapes differ", "dtypes differ", and
+        `SAME_BUT_WEIGHTS`.
       rel: ||torch - JAX|| / ||truth||.
       max_ulp, mean_ulp: steps between neighbouring floats from one to the other, element by
         element; large near 0 even where all is well.
@@ -47,7 +50,7 @@ class Measured:
 
     @property
     def same(self) -> bool:
-        return self.verdict == "both within rounding"
+        return self.verdict in ("both within rounding", SAME_BUT_WEIGHTS)
 
 
 def ordered(x: np.ndarray) -> np.ndarray:

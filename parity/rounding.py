@@ -1,17 +1,21 @@
 """How far rounding may carry a model, and what it would give without: measured on the JAX side."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
+from parity.jaxprs import constants
 from parity.measure import distance
-from parity.sides import Arrays, JaxSide, by_name, call, flat, is_float
+from parity.sides import Arrays, JaxSide, TorchSide, by_name, call, flat, is_float
 
 # A sum of n terms and a few library functions of up to 5 ULP stay well below this many times the
 # effect of one rounding; a formula that differs by 1e-7 is 1e6 times above it in float64.
 FACTOR = 64
 MOVE = 2.0**-30  # relative; small enough to be linear, far above float64's rounding
+INSIDE = "what the JAX function has inside"
+WEIGHT = 4 * 2.0**-24  # what rounding to float32 moves a weight by, and some room
 
 
 def tolerance(responses: Iterable[float], dtype: str = "float64") -> float:
@@ -25,11 +29,15 @@ def shake(x: Any, draw: np.random.Generator) -> Any:
 
 
 def responses(
-    side: JaxSide, cotangents: Arrays | None = None, inputs: Arrays | None = None
+    side: JaxSide,
+    cotangents: Arrays | None = None,
+    inputs: Arrays | None = None,
+    only: Collection[str] | None = None,
 ) -> tuple[Arrays, Arrays]:
     """Return how many times its size each array moves when all numbers move by a relative 1.
 
-    Measured with random signs on every number, twice; the larger counts.
+    Measured with random signs on every number, or on the leaves that `only` names, twice; the larger
+    counts.
     """
     inputs = inputs or by_name(side.inputs)
     still = side.run("float64", cotangents, inputs=inputs)
@@ -38,13 +46,52 @@ def responses(
         draw = np.random.default_rng(seed)
 
         def move(arrays, draw=draw):
-            return {n: shake(x, draw) for n, x in arrays.items()}
+            return {n: x if only and n not in only else shake(x, draw) for n, x in arrays.items()}
 
         moved = side.run("float64", cotangents, move(side.leaves), move(inputs))
         for largest, now, before in zip(worst, moved, still, strict=True):
             for n in largest:
                 largest[n] = max(largest[n], distance(now[n], before[n]) / MOVE)
     return worst
+
+
+def computed_weights(torch_side: TorchSide, jax_side: JaxSide) -> list[str]:
+    """Name JAX's weights that were computed from torch's in float32, as a sum of two biases is.
+
+    They are float32 and hold numbers that torch does not, or that it hides in a plain function.
+    """
+    if jax_side.weights is not None:
+        return []
+    given = np.concatenate([x.ravel() for x in torch_side.arrays.values()] + [[0.0, 1.0]])
+    given = np.unique(given.astype(np.float32))
+
+    def computed(x: Any) -> bool:
+        return np.asarray(x).dtype == np.float32 and not np.isin(x, given).all()
+
+    names = [n for n, x in jax_side.leaves.items() if computed(x)]
+    with jax.enable_x64(jax_side.x64):
+        function, floats = jax_side.prepare("float64")
+        inside = any(computed(x) for x in constants(jax.make_jaxpr(function)(*floats)))
+    return names + [INSIDE] * inside
+
+
+def of_weights(
+    torch_side: TorchSide,
+    jax_side: JaxSide,
+    cotangents: Arrays | None = None,
+    inputs: Arrays | None = None,
+) -> tuple[Arrays, Arrays]:
+    """Return how far each array may move by `computed_weights`; empty where there are none.
+
+    Those inside the function cannot be moved: they count as all that can, and as 1 at least.
+    """
+    names = computed_weights(torch_side, jax_side)
+    if not names:
+        return {}, {}
+    inside = INSIDE in names
+    moved = responses(jax_side, cotangents, inputs, None if inside else names)
+    least = 1.0 if inside else 0.0
+    return tuple({n: WEIGHT * max(least, r) for n, r in part.items()} for part in moved)
 
 
 def responses_everywhere(side: JaxSide, cotangents: Arrays | None = None) -> tuple[Arrays, Arrays]:

@@ -9,6 +9,7 @@ operation whose operands agree and whose result, with all that follows from it, 
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from parity import patches
 from parity.jaxprs import inner_jaxprs, located, place
 from parity.judge import sides
 from parity.measure import distance
-from parity.rounding import responses, tolerance
+from parity.rounding import of_weights, responses, tolerance
 from parity.sides import Inputs, JaxSide, TorchSide, call, flat, is_float, numpy_of
 from parity.truth import walk, widen
 from parity.weights import Weights
@@ -178,6 +179,7 @@ def trace(
     with Recorder() as recorder, torch.no_grad():
         in_t = list(run_flat(model, torch_side, values))
     bound = tolerance(responses(jax_side)[0].values())  # and finds out whether JAX takes float64
+    bound = max(bound, *of_weights(torch_side, jax_side)[0].values(), 0.0)
     in_j, seen, tags, graph = run_jax(jax_side)
     same = len(in_t) == len(in_j) and all(
         x.shape == y.shape and distance(x, y) <= bound for x, y in zip(in_t, in_j, strict=True)
@@ -188,7 +190,7 @@ def trace(
     given = {n: numpy_of(x) for n, x in values.items()} | torch_side.arrays
     pool = Pool([Value("given", n, (), x) for n, x in given.items()] + recorder.values)
     matched = [pool.find(value.array, max(CLOSE, bound)) for _, value in seen]
-    index = first_parting([eqn for eqn, _ in seen], [m is not None for m in matched], graph)
+    index = first_parting(seen, [m is not None for m in matched], graph)
     if index is None:
         return Trace(False, tags=gaps)
     before = next((n for n in range(index - 1, -1, -1) if matched[n] is not None), None)
@@ -278,47 +280,59 @@ def inner_bodies(eqn: core.JaxprEqn) -> list[Any]:
 
 
 def first_parting(
-    equations: list[core.JaxprEqn], matched: list[bool], graph: dict[int, set[int]]
+    seen: list[tuple[core.JaxprEqn, Value]], matched: list[bool], graph: dict[int, set[int]]
 ) -> int | None:
     """Return the index of the first value that parts.
 
     Where an operation agrees in earlier rounds of a loop and not in later ones, it is the first such
-    round; else the first operation without a match of which nothing that follows has one.
+    round; else the first operation without a match that never leads to one. What leads to a match,
+    later in its own round or in the last, is but another way to the same number, as a sum of two
+    biases; in the round found, an operation that reads no such number tells more than one that does.
     """
-    agreed: set[int] = set()
+    rounds: dict[int, dict[tuple[int, ...], int]] = {}  # where an operation agrees
     last: dict[int, bool] = {}
     late = None
-    for n, (eqn, match) in enumerate(zip(equations, matched, strict=True)):
+    for n, ((eqn, value), match) in enumerate(zip(seen, matched, strict=True)):
         last[id(eqn)] = match
         if match:
-            agreed.add(id(eqn))
-        elif id(eqn) in agreed and late is None:
+            rounds.setdefault(id(eqn), {})[value.steps] = n
+        elif id(eqn) in rounds and late is None:
             late = n
-    in_the_end = {node for node, match in last.items() if match}
     follows: dict[int, set[int]] = {}
     for node, sources in graph.items():
         for source in sources:
             follows.setdefault(source, set()).add(node)
 
-    def leads_to_match(node: int) -> bool:
-        pending, visited = [node], {node}
+    @cache
+    def later(node: int) -> set[int]:
+        pending, visited = [node], set()
         while pending:
-            for after in follows.get(pending.pop(), ()):
-                if after in in_the_end:
-                    return True
-                if after not in visited:
-                    visited.add(after)
-                    pending.append(after)
-        return False
+            fresh = follows.get(pending.pop(), set()) - visited
+            visited |= fresh
+            pending.extend(fresh)
+        return visited
 
-    never = (
-        n
-        for n, eqn in enumerate(equations)
-        if id(eqn) not in agreed and not leads_to_match(id(eqn))
-    )
-    first = next(never, None)
+    apart = [
+        (n, id(eqn), value.steps) for n, (eqn, value) in enumerate(seen) if id(eqn) not in rounds
+    ]
+    another_way = {
+        node
+        for n, node, steps in apart
+        if any(last.get(to) or rounds.get(to, {}).get(steps, -1) > n for to in later(node))
+    }
+    first = next((n for n, node, _ in apart if node not in another_way), None)
     known = [n for n in (late, first) if n is not None]
-    return min(known, default=None)
+    if not known:
+        return None
+    index = min(known)
+    unsure = set(another_way)
+    for n in range(index, len(seen)):
+        eqn, value = seen[n]
+        if value.steps == seen[index][1].steps and not matched[n]:
+            if id(eqn) not in another_way and not graph[id(eqn)] & unsure:
+                return n
+            unsure.add(id(eqn))
+    return index
 
 
 class Pool:

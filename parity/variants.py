@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from parity.measure import distance, same_pattern
-from parity.rounding import FACTOR, responses, tolerance
+from parity.rounding import FACTOR, of_weights, responses, tolerance
 from parity.sides import Arrays, JaxSide, TorchSide, by_name, is_float
 
 
@@ -77,6 +77,7 @@ def attempt(
             return "differs: NaN or inf on one side"
         worst = max(worst, distance(x, y))
     bound = tolerance(responses(jax_side, inputs=inputs)[0].values(), dtype)
+    bound = max(bound, *of_weights(torch_side, jax_side, inputs=inputs)[0].values(), 0.0)
     return f"same, rel {worst:.1e}" if worst <= bound else f"differs: {worst:.1e} > {bound:.1e}"
 
 

@@ -86,14 +86,14 @@ def gates_transposed(p, x):
     return lstm({**p, "weight_hh_l0": jnp.concatenate([b.T for b in blocks])}, x)
 
 
-def in_flax(transposed=False, letters="ifgo"):
+def in_flax(transposed=False, letters="ifgo", p=P):
     """Return the LSTM's arrays as flax.linen.LSTMCell names them, perhaps wrongly."""
     tree = {}
     for n, gate in enumerate(letters):
         for kind in "ih":
-            kernel = np.split(P[f"weight_{kind}h_l0"], 4)[n].T
+            kernel = np.split(p[f"weight_{kind}h_l0"], 4)[n].T
             tree[f"{kind}{gate}"] = {"kernel": kernel.T if transposed and kind == "h" else kernel}
-        tree[f"h{gate}"]["bias"] = np.split(P["bias_ih_l0"] + P["bias_hh_l0"], 4)[n]
+        tree[f"h{gate}"]["bias"] = np.split(p["bias_ih_l0"] + p["bias_hh_l0"], 4)[n]
     return {"params": tree}
 
 
@@ -106,6 +106,22 @@ def flax_cell(variables, x, h, c):
 def flax_rnn(variables, x):
     rnn = flax.linen.RNN(flax.linen.LSTMCell(H, parent=None))
     return rnn.apply({"params": {"cell": variables["params"]}}, x)
+
+
+def summed_in_float32(letters="ifgo"):
+    """Return what a user's loop over a state_dict gives: float32 biases, added in float32."""
+    narrow = {n: p.detach().numpy() for n, p in LSTM.named_parameters()}
+    assert {p.dtype for p in narrow.values()} == {np.dtype("float32")}
+    return in_flax(letters=letters, p=narrow)
+
+
+class Outputs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = copy.deepcopy(LSTM)
+
+    def forward(self, x):
+        return self.layer(x)[0]
 
 
 def torch_cell(x, h, c):
@@ -137,6 +153,12 @@ def in_bfloat16(p, x):
     return jnp.matmul(x, w, preferred_element_type=jnp.float32) + p["0"]["bias"]
 
 
+def one_more(variables):
+    """Add 1 to the forget gate's bias, as Keras does."""
+    cell = variables["params"]
+    return {"params": cell | {"hf": {**cell["hf"], "bias": cell["hf"]["bias"] + np.float32(1)}}}
+
+
 PAIRS = {
     "BatchNorm momentum": (norm_in_torch, norm_in_jax(0.1), X, None, None, ["batchnorm_momentum"]),
     "BatchNorm variance": (
@@ -157,6 +179,12 @@ PAIRS = {
     ),
     "gates transposed": (LSTM, gates_transposed, X, P, None, ["transposed_weight"]),
     "kernels transposed": (torch_cell, flax_cell, (FIRST, H0, C0), in_flax(True), None, ["transposed_weight"]),
+    "gates named wrongly, biases added in float32": (
+        Outputs(), flax_rnn, X, summed_in_float32("figo"), None, ["gate_order"]
+    ),
+    "forget bias, biases added in float32": (
+        Outputs(), lambda x: flax_rnn(one_more(summed_in_float32()), x), X, None, None, ["forget_bias"]
+    ),
     "kernels transposed, float32 states": (outputs_only, flax_rnn, X, in_flax(True), None, ["transposed_weight"]),
     "carry order": (
         torch_cell, lambda v, x, h, c: flax_cell(v, x, c, h), (FIRST, H0, C0), in_flax(), None, ["carry_order"]
@@ -193,6 +221,13 @@ MATCHING = {
     "GRU cell": (GRU_CELL, gru_cell, (FIRST, H0), as_given(GRU_CELL)),
     "flax cell": (torch_cell, flax_cell, (FIRST, H0, C0), in_flax()),
     "flax RNN with float32 states": (outputs_only, flax_rnn, X, in_flax()),
+    "biases added in float32": (Outputs(), flax_rnn, X, summed_in_float32()),
+    "biases added in float32, inside": (Outputs(), lambda x: flax_rnn(summed_in_float32(), x), X),
+    "biases added in float32, both inside": (
+        outputs_only,
+        lambda x: flax_rnn(summed_in_float32(), x),
+        X,
+    ),
 }
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from flax import linen
 from torch import nn
 
 import parity
@@ -62,6 +63,35 @@ def test_one_ulp_is_counted_and_placed(dtype):
     assert (report["output"].max_ulp, report["output"].worst) == (1, AT)
     assert report.same  # one ULP is rounding
     assert parity.compare(torch.tanh, up, X, dtype=dtype, gradients=False).same
+
+
+@pytest.mark.parametrize("where", ["params", "inside"])
+def test_weights_computed_in_float32_are_told_from_a_difference(where):
+    """A sum of two biases, rounded once; a difference of 1e-6 beside it is none of it."""
+    rnn = RNN(X.shape[2], H, batch_first=True)
+    p = {n.removesuffix("_l0"): x.detach().numpy() for n, x in rnn.named_parameters()}
+    own = {"i": p["weight_ih"].T, "h": p["weight_hh"].T, "b": p["bias_ih"] + p["bias_hh"]}
+
+    def run(p, x, scale=1.0):
+        def step(h, now):
+            h = jnp.tanh(now @ p["i"] + h @ p["h"] + p["b"])
+            return h, h * scale
+
+        return jax.lax.scan(step, jnp.zeros((len(x), H)), x.swapaxes(0, 1))[1].swapaxes(0, 1)
+
+    def compared(scale):
+        if where == "params":
+            return parity.compare(rnn, lambda p, x: run(p, x, scale), X, own)
+        return parity.compare(rnn, lambda x: run(own, x, scale), X)
+
+    report = compared(1.0)
+    assert report.same
+    assert report.verdict == "the same but for weights rounded to float32"
+    assert f"torch's numbers: {'b' if where == 'params' else 'what the JAX'}" in str(report)
+    assert report["output"].rel > 1e-9
+    assert compared(1 + 1e-6).verdict == "they compute different functions"
+    exact = own | {"b": p["bias_ih"].astype(float) + p["bias_hh"]}
+    assert parity.compare(rnn, run, X, exact).verdict == "both within rounding"
 
 
 def test_a_difference_in_one_element_is_placed():
@@ -235,6 +265,35 @@ def test_the_trace_finds_the_operation():
     swapped = parity.trace(LSTM, lambda p, x: (lstm(p, x)[0], lstm(p, x)[1][::-1]), X, P)
     assert swapped.first is None
     assert not swapped.same
+
+
+class RNN(nn.RNN):
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+@pytest.mark.parametrize(
+    ("fault", "operation", "step"),
+    [
+        ("weight_hh", "dot_general", 1),  # h is 0 at first, so that any weight will do
+        ("weight_ih", "dot_general", 0),
+        ("bias_hh", "tanh", 0),  # flax has one bias, the sum; without one, all adds up to tanh
+    ],
+)
+def test_the_trace_looks_through_sums_in_another_order(fault, operation, step):
+    """Flax adds its one bias to the product before that of h, torch one to each."""
+    rnn = RNN(X.shape[2], H, batch_first=True)
+    weights = {
+        n.removesuffix("_l0"): p.detach().double().numpy() for n, p in rnn.named_parameters()
+    }
+    weights[fault] = weights[fault] * 0.5
+    inner = {"kernel": weights["weight_ih"].T, "bias": weights["bias_ih"] + weights["bias_hh"]}
+    cell = {"i": inner, "h": {"kernel": weights["weight_hh"].T}}
+    if fault == "bias_hh":
+        inner["bias"] = weights["bias_ih"]
+    model = linen.RNN(linen.SimpleCell(H))
+    found = parity.trace(rnn, lambda x: model.apply({"params": {"cell": cell}}, x), X)
+    assert (found.first.operation, found.first.steps) == (operation, (step,))
 
 
 def test_the_trace_passes_over_what_leads_to_no_output():
