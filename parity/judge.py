@@ -30,6 +30,7 @@ from parity.sides import (
     JaxSide,
     TorchSide,
     is_float,
+    split_module,
 )
 from parity.variants import variants
 from parity.weights import Weights
@@ -130,7 +131,8 @@ def compare(
 
     Args:
       torch_model: an nn.Module, or a function of tensors.
-      jax_fn: a function of (params, *inputs), or of the inputs alone where there are no params.
+      jax_fn: a function of (params, *inputs), or of the inputs alone where there are no params; or an
+        nnx module, whose own parameters are the params unless others are given.
       inputs: NumPy array, sequence of them, or dictionary of keyword arguments.
       params: tree of JAX parameters. Without `weights` they are used as they are; with it they say
         which names and shapes the map has to give.
@@ -175,6 +177,7 @@ def sides(
 ) -> tuple[TorchSide, JaxSide]:
     """Make both sides."""
     torch_side = TorchSide(torch_model, inputs)
+    jax_fn, params = split_module(jax_fn, params)
     optional = frozenset(set(torch_side.arrays) - torch_side.parameters)
     jax_side = JaxSide(jax_fn, inputs, params, weights, torch_side.arrays, optional)
     return torch_side, jax_side

@@ -66,7 +66,7 @@ def computed_weights(torch_side: TorchSide, jax_side: JaxSide) -> list[str]:
     given = np.unique(given.astype(np.float32))
 
     def computed(x: Any) -> bool:
-        return np.asarray(x).dtype == np.float32 and not np.isin(x, given).all()
+        return x.dtype == np.float32 and not np.isin(x, given).all()
 
     names = [n for n, x in jax_side.leaves.items() if computed(x)]
     with jax.enable_x64(jax_side.x64):

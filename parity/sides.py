@@ -6,6 +6,7 @@ cast to the dtype asked for; integers and booleans pass as they are.
 
 import copy
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +27,11 @@ EXACT_LIMIT = 200_000
 def cast(array: Any, dtype: str) -> np.ndarray:
     """Return a copy: floats in a dtype, the rest as it is."""
     return np.array(array, dtype if is_float(array) else None)
+
+
+def is_key(x: Any) -> bool:
+    """Tell a JAX key of random numbers, which NumPy cannot hold."""
+    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def by_name(inputs: Inputs) -> dict[str, np.ndarray]:
@@ -165,6 +171,24 @@ class TorchSide:
         return outputs, gradients
 
 
+def split_module(function: Callable, params: Any) -> tuple[Callable, Any]:
+    """Turn an nnx module into a function of its parameters, and these; leave anything else.
+
+    Its random state stays inside: jax refuses to change what belongs to the caller.
+    """
+    nnx = sys.modules.get("flax.nnx")
+    if nnx is None or not isinstance(function, nnx.Module):
+        return function, params
+    graph, own, rest = nnx.split(function, nnx.Param, ...)
+
+    def run(params, *inputs, **named):
+        state = jax.tree.map(lambda x: x, own)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graph, state, rest, copy=True)(*inputs, **named)
+
+    return run, nnx.to_pure_dict(own) if params is None else params
+
+
 @dataclasses.dataclass
 class JaxSide:
     """A JAX callable with its inputs and parameters.
@@ -198,7 +222,7 @@ class JaxSide:
         """The arrays that gradients are taken for: torch's, where a map leads to the parameters."""
         if self.weights is not None:
             return dict(self.arrays)
-        return {n: np.asarray(x) for n, x in named(self.params).items()}
+        return {n: np.asarray(x) for n, x in named(self.params).items() if not is_key(x)}
 
     def output(self, leaves: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Call the function; traceable."""
@@ -207,7 +231,8 @@ class JaxSide:
             tree = convert(weights, leaves, self.params, self.optional)
         elif self.params is not None:
             structure = jax.tree.structure(self.params)
-            tree = jax.tree.unflatten(structure, list(leaves.values()))
+            parts = [leaves.get(n, x) for n, x in named(self.params).items()]
+            tree = jax.tree.unflatten(structure, parts)
         else:
             return flat(call(self.function, self.inputs, values))
         return flat(call(self.function, self.inputs, values, tree))

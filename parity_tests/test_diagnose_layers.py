@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 import torch
+from flax import nnx
 from torch import nn
 from torch.nn import functional
 
@@ -115,6 +116,26 @@ def summed_in_float32(letters="ifgo"):
     return in_flax(letters=letters, p=narrow)
 
 
+def nnx_rnn(gates=(0, 1, 2, 3)):
+    """Return nnx's RNN, with a state of random numbers of its own, and torch's blocks in an order."""
+    cell = nnx.OptimizedLSTMCell(D, H, rngs=nnx.Rngs(0))
+    order = np.concatenate([np.arange(H) + n * H for n in gates])
+    p = {n: x.detach().numpy()[order] for n, x in LSTM.named_parameters()}
+    cell.dense_i.kernel[...] = jnp.asarray(p["weight_ih_l0"].T)
+    cell.dense_h.kernel[...] = jnp.asarray(p["weight_hh_l0"].T)
+    cell.dense_h.bias[...] = jnp.asarray(p["bias_ih_l0"] + p["bias_hh_l0"])
+    return nnx.RNN(cell)
+
+
+def split_nnx(module):
+    """Return the module as nnx's guide does it: a function of its state, keys among that."""
+    graph, state = nnx.split(module)
+    return lambda p, x: nnx.merge(graph, p)(x), state
+
+
+MERGED, STATE = split_nnx(nnx_rnn((0, 1, 3, 2)))
+
+
 class Outputs(nn.Module):
     def __init__(self):
         super().__init__()
@@ -185,6 +206,8 @@ PAIRS = {
     "forget bias, biases added in float32": (
         Outputs(), lambda x: flax_rnn(one_more(summed_in_float32()), x), X, None, None, ["forget_bias"]
     ),
+    "an nnx module's gates": (Outputs(), nnx_rnn((0, 1, 3, 2)), X, None, None, ["gate_order"]),
+    "an nnx state's gates": (Outputs(), MERGED, X, STATE, None, ["gate_order"]),
     "kernels transposed, float32 states": (outputs_only, flax_rnn, X, in_flax(True), None, ["transposed_weight"]),
     "carry order": (
         torch_cell, lambda v, x, h, c: flax_cell(v, x, c, h), (FIRST, H0, C0), in_flax(), None, ["carry_order"]
@@ -221,6 +244,7 @@ MATCHING = {
     "GRU cell": (GRU_CELL, gru_cell, (FIRST, H0), as_given(GRU_CELL)),
     "flax cell": (torch_cell, flax_cell, (FIRST, H0, C0), in_flax()),
     "flax RNN with float32 states": (outputs_only, flax_rnn, X, in_flax()),
+    "an nnx module": (Outputs(), nnx_rnn(), X),
     "biases added in float32": (Outputs(), flax_rnn, X, summed_in_float32()),
     "biases added in float32, inside": (Outputs(), lambda x: flax_rnn(summed_in_float32(), x), X),
     "biases added in float32, both inside": (
