@@ -112,7 +112,7 @@ def open_layers(
         # directions and padding are `unroll`'s alone.
         unseen = (jnp.zeros_like(nudge[name][:, 0]) for name in names)
         given = {"x": inputs, **nudge}
-        shown, last = unroll(step, given, valid, (*unseen, *first), reverse)
+        shown, last = unroll(step, given, valid, (*unseen, *first), reverse, 1)
         found.update((f"{layer}.{n}", array) for n, array in zip(names, shown, strict=False))
         return shown[len(names) :], last[len(names) :]
 

@@ -29,7 +29,7 @@ def unroll(
     valid: Bool[Array, "B T"] | None,
     state: tuple[Float[Array, "B H"], ...],
     reverse: bool,
-    factor: int = 1,
+    factor: int,
 ) -> tuple[tuple[Float[Array, "B T H"], ...], tuple[Float[Array, "B H"], ...]]:
     """Apply one cell at every time step, last step first if `reverse`: all states, the last.
 
@@ -52,12 +52,12 @@ def unroll(
     return tuple(part.swapaxes(0, 1) for part in states), state
 
 
-def rnn_with(weights: Mapping[str, Array], nonlinearity: str = "tanh") -> Callable:
+def rnn_with(weights: Mapping[str, Array], nonlinearity: str) -> Callable:
     """Return `rnn_cell` with these weights as `carried` takes it."""
     return lambda x, state, read: (rnn_cell(weights, x, read, nonlinearity),)
 
 
-def gru_with(weights: Mapping[str, Array], reset_after: bool = True) -> Callable:
+def gru_with(weights: Mapping[str, Array], reset_after: bool) -> Callable:
     """Return `gru_cell` with these weights as `carried` takes it."""
     return lambda x, state, read: (gru_cell(weights, x, *state, reset_after, read),)
 

@@ -82,6 +82,8 @@ EQUIVALENT = {
     "without a mask its rate is not used": [
         ("carry.py", "read_rate: float = 0.0", "read_rate: float = 1.0"),
         ("carry.py", "read_rate: float = 0.0", "read_rate: float = -1.0"),
+        ("recurrent.py", "rate: float = 0.0", "rate: float = 1.0"),
+        ("recurrent.py", "rate: float = 0.0", "rate: float = -1.0"),
     ],
     "nothing is drawn at random in there": [
         ("carry.py", "rng_state=False", "rng_state=True"),
@@ -110,7 +112,12 @@ EQUIVALENT = {
         ("fast.py", "1, 0.0, train", "1, 1.0, train"),
         ("fast.py", "1, 0.0, train", "1, -1.0, train"),
     ],
+    "states computed again are the same states": [("recurrent.py", "True, False)", "True, True)")],
+    "a step behind the last is not run": [
+        ("torch_impl/recurrent.py", "resets[:, :1])", "resets[:, : 2])"),
+    ],
     "the first is the last of one": [
+        ("recurrent.py", "stack([shown[0]", "stack([shown[ -1]"),
         ("cells.py", "forget[0]", "forget[ -1]"),
         ("fast.py", "last = last[0]", "last = last[ -1]"),
         ("fast.py", "c[0]", "c[ -1]"),
@@ -132,6 +139,7 @@ EQUIVALENT = {
     ],
     "a sequence without steps takes its first state instead": [("fast.py", "min=0", "min= -1")],
     "all layers, and all states, have the same H": [
+        ("recurrent.py", "weights[0].shape", "weights[ -1].shape"),
         ("recurrent.py", "recurrent[0]", "recurrent[ -1]"),
         ("fast.py", "befores[0].shape", "befores[ -1].shape"),
     ],
@@ -165,8 +173,8 @@ def tests_of(source: str) -> list[str]:
     if source.endswith("decoder.py"):  # a whole model's state has two parts
         both = ["parity_tests/test_decoder.py", "parity_tests/test_models.py"]
         return [*both, "-k", "test_decoder or lstm_seq2seq"]
-    if source.endswith("carry.py"):  # what a layer does with it
-        return ["parity_tests/test_carry.py", "parity_tests/test_recurrent.py"]
+    if source.endswith(("carry.py", "recurrent.py")):  # what a layer does with its state
+        return [f"parity_tests/test_{name}.py" for name in ("recurrent", "carry")]
     return [f"parity_tests/test_{Path(source).name}"]
 
 

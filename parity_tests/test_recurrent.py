@@ -37,7 +37,11 @@ ENCODERS += [
 ENCODERS.sort(key=lambda case: len(str(case)), reverse=True)  # a fault shows soonest
 # Plain layers, and the options that the fused kernels have no way for.
 ON_BOTH = [(c, l) for c in ENCODERS for l in ("recurrent", "fast") if l == "fast" or c in CASES]
-EVERY_STEP = [c for c in ENCODERS if c.ragged and c.state and (c.layers == 1 or c.model == "rnn")]
+EVERY_STEP = [
+    c
+    for c in ENCODERS
+    if c.ragged and (c.state or c.model == "gru") and (c.layers == 1 or c.model == "rnn")
+]
 SEVERAL_STEPS = [
     Case("rnn", ragged=True, state=True),
     Case("gru", bidirectional=True),
@@ -170,6 +174,56 @@ def test_states_of_every_step_and_resets_match(case):
     assert_same(in_t, wanted)
     asked["resets"] = RESETS
     assert_same(in_jax(partial(run_jax, case, jax_impl.fast, **asked), leaves, cotangents), wanted)
+
+
+def test_fast_layers_show_all_states():
+    """Those of c too, which a kernel does not return: they are the readable layers' own."""
+    case = next(c for c in ENCODERS if str(c) == "lstm-bidirectional-ragged-state")
+    for run, library, as_numpy in (
+        (run_torch, torch_impl, lambda x: x.detach().numpy()),
+        (run_jax, jax_impl, np.asarray),
+    ):
+        put = torch.tensor if run is run_torch else jnp.asarray
+        leaves = {name: put(array) for name, array in leaves_of(case).items()}
+        of = [
+            run(case, layers, leaves, return_all_states=True)
+            for layers in (library.fast, library.recurrent)
+        ]
+        for name, expected in of[1].items():
+            np.testing.assert_array_equal(as_numpy(of[0][name]), as_numpy(expected))
+
+
+@pytest.mark.parametrize("layers", ["recurrent", "fast"])
+def test_one_layer_alone_is_torchs_by_default(layers):
+    """The reset after the product, tanh; a cell that has a kernel is known as such."""
+    draw = np.random.default_rng(0).normal
+    x, h = draw(size=(B, T, 3)), draw(size=(B, H))
+    for library, put in ((torch_impl, torch.tensor), (jax_impl, jnp.asarray)):
+        module = getattr(library, layers)
+        for kind, gates, options in (
+            ("rnn", 1, {"nonlinearity": "tanh"}),
+            ("gru", 3, {"reset_after": True}),
+        ):
+            shapes = {"weight_ih": (gates * H, 3), "weight_hh": (gates * H, H)}
+            shapes |= {"bias_ih": (gates * H,), "bias_hh": (gates * H,)}
+            weights = {name: put(draw(size=shape)) for name, shape in shapes.items()}
+            unroll = getattr(module, f"unroll_{kind}")
+            given = weights, put(x), None, (put(h),), False
+            (plain,), _ = unroll(*given)
+            (asked,), _ = unroll(*given, **options)
+            np.testing.assert_array_equal(plain, asked)
+
+
+def test_an_lstm_of_torchs_has_the_cell_with_a_kernel():
+    for library, plain in ((torch_impl, torch_impl.LSTMCell), (jax_impl, jax_impl.lstm_cell)):
+        put = torch.ones if library is torch_impl else jnp.ones
+        weights = {"weight_ih": put((4 * H, 3)), "weight_hh": put((4 * H, H))}
+        weights |= {"bias_ih": put((4 * H,)), "bias_hh": put((4 * H,))}
+        cell_of = library.recurrent.cell_of
+        assert cell_of(weights) is plain
+        assert cell_of(weights | {"weight_hr": put((2, H))}) is not plain
+        coupled = {name: part[: 3 * H] for name, part in weights.items()}
+        assert cell_of(coupled) is not plain
 
 
 def torch_layer(case):

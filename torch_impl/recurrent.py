@@ -60,13 +60,13 @@ class Weights:
             setattr(self, name, value)
 
 
-def rnn_with(weights: Mapping[str, Tensor], nonlinearity: str = "tanh") -> Callable:
+def rnn_with(weights: Mapping[str, Tensor], nonlinearity: str) -> Callable:
     """Return `RNNCell` with these weights as `carried` takes it."""
     own = Weights(weights, nonlinearity=nonlinearity)
     return lambda x, state, read: (RNNCell.forward(own, x, read),)
 
 
-def gru_with(weights: Mapping[str, Tensor], reset_after: bool = True) -> Callable:
+def gru_with(weights: Mapping[str, Tensor], reset_after: bool) -> Callable:
     """Return `GRUCell` with these weights as `carried` takes it."""
     own = Weights(weights, reset_after=reset_after)
     return lambda x, state, read: (GRUCell.forward(own, x, *state, read),)
