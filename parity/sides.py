@@ -29,9 +29,11 @@ def cast(array: Any, dtype: str) -> np.ndarray:
     return np.array(array, dtype if is_float(array) else None)
 
 
-def is_key(x: Any) -> bool:
-    """Tell a JAX key of random numbers, which NumPy cannot hold."""
-    return isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+def is_weight(x: Any) -> bool:
+    """Tell numbers from what else a tree holds: JAX's random keys, Equinox's activations."""
+    if isinstance(x, jax.Array):
+        return not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return isinstance(x, np.ndarray | np.generic | float | int)
 
 
 def by_name(inputs: Inputs) -> dict[str, np.ndarray]:
@@ -222,7 +224,7 @@ class JaxSide:
         """The arrays that gradients are taken for: torch's, where a map leads to the parameters."""
         if self.weights is not None:
             return dict(self.arrays)
-        return {n: np.asarray(x) for n, x in named(self.params).items() if not is_key(x)}
+        return {n: np.asarray(x) for n, x in named(self.params).items() if is_weight(x)}
 
     def output(self, leaves: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Call the function; traceable."""

@@ -94,6 +94,19 @@ def test_weights_computed_in_float32_are_told_from_a_difference(where):
     assert parity.compare(rnn, run, X, exact).verdict == "both within rounding"
 
 
+def test_params_may_hold_what_is_no_weight():
+    """As an Equinox module does, which is a tree of its arrays and functions, and nnx's states."""
+    linear = nn.Linear(X.shape[2], H)
+    params = {"activation": jnp.tanh, "key": jax.random.key(0), "size": H}
+    params |= {"weight": linear.weight.detach().numpy(), "bias": linear.bias.detach().numpy()}
+
+    def run(p, x):
+        return p["activation"](x @ p["weight"].T + p["bias"])
+
+    report = parity.compare(nn.Sequential(linear, nn.Tanh()), run, X, params)
+    assert report.verdict == "both within rounding"
+
+
 def test_a_difference_in_one_element_is_placed():
     report = parity.compare(torch.tanh, planted(lambda y: y.at[AT].add(1e-9)), X)
     assert not report.same
