@@ -193,6 +193,24 @@ def test_fast_layers_show_all_states():
             np.testing.assert_array_equal(as_numpy(of[0][name]), as_numpy(expected))
 
 
+KERNELS = [("RNN", "rnn_tanh", {}), ("GRU", "gru", {}), ("LSTM", "lstm", {})]
+KERNELS += [("LSTM", "lstm", {"options": Recurrence(proj_size=2)})]
+
+
+@pytest.mark.parametrize(("kind", "kernel", "options"), KERNELS)
+def test_fast_layers_run_their_kernels(kind, kernel, options, monkeypatch):
+    """Their numbers alone would not tell: what no kernel does runs step by step."""
+    calls, inside = [], getattr(torch, kernel)
+    monkeypatch.setattr(torch, kernel, lambda *given: calls.append(given) or inside(*given))
+    module = getattr(torch_impl.fast, kind)(3, H, **options).double()
+    module(torch.ones(B, T, 3, dtype=torch.float64))
+    assert calls
+    if kind != "GRU" and not options:
+        params = {name: p.detach().numpy() for name, p in module.named_parameters()}
+        run = partial(getattr(jax_impl.fast, kind.lower()), params)
+        assert "custom_vjp_call" in str(jax.make_jaxpr(run)(np.ones((B, T, 3))))
+
+
 @pytest.mark.parametrize("layers", ["recurrent", "fast"])
 def test_one_layer_alone_is_torchs_by_default(layers):
     """The reset after the product, tanh; a cell that has a kernel is known as such."""
