@@ -63,6 +63,14 @@ def test_a_regression_leaves_a_run_and_a_table(train, numbers, tmp_path, backend
     assert finished.out.endswith(f"predict.py --checkpoint {out} --data_path FILE\n")
 
 
+def test_a_projected_lstm_trains_without_torchs_warning(train, numbers, tmp_path, one_backend):
+    finished = train(
+        *(*TINY, "--data_path", numbers, "--backend", one_backend, "--out", tmp_path / "run"),
+        *("--proj_size", 2),
+    )
+    assert (finished.code, finished.err) == (0, "")
+
+
 def test_a_classification_reports_its_own_metrics(train, labels, tmp_path, one_backend):
     out = tmp_path / "run"
     argv = (*TINY, "--data_path", labels, "--backend", one_backend, "--out", out)

@@ -1,5 +1,6 @@
 """NumPy <-> torch: dtype, device and threads in one place."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from functools import wraps
 
@@ -18,6 +19,8 @@ def prepare(execution: Execution) -> None:
     Raises:
       ConfigError: the device is unknown or absent.
     """
+    # Its own kernel runs in float32, too, but torch says so on stderr.
+    warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
     try:
