@@ -105,6 +105,21 @@ def test_encoder_matches(case):
         assert_same(in_jax(run, leaves, cotangents), theirs)
 
 
+def test_fast_attention_is_a_kernel_unless_weights_are_dropped(monkeypatch):
+    """torch's kernel draws masks of its own, so that given ones go the readable way."""
+    calls, kernel = [], torch_impl.fast.scaled_dot_product_attention
+    heard = lambda *given: calls.append(given) or kernel(*given)  # noqa: E731
+    monkeypatch.setattr(torch_impl.fast, "scaled_dot_product_attention", heard)
+    draw = np.random.default_rng(0)
+    query, key, value = torch.tensor(draw.normal(size=(3, B, N, T, H)))
+    mask, keep = torch.tensor(draw.random(size=(2, B, N, T, T)) < 0.7)
+    mask[..., 0] = True  # each step sees one at least
+    for given in ((mask,), (mask, keep, 0.3), (None, keep)):
+        expected = torch_impl.attention.dot_product_attention(query, key, value, *given)
+        torch.testing.assert_close(torch_impl.fast.attend(query, key, value, *given), expected)
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("size", [1, 5, 8])
 def test_positions_are_their_formula(size):
     found = sinusoidal_positions(T, size)

@@ -211,6 +211,20 @@ def test_fast_layers_run_their_kernels(kind, kernel, options, monkeypatch):
         assert "custom_vjp_call" in str(jax.make_jaxpr(run)(np.ones((B, T, 3))))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_fast_lstm_keeps_its_cell_in_float32(dtype):
+    """Also where the numbers that shut its gates in the padding are beyond float16."""
+    case = next(c for c in ENCODERS if str(c) == "lstm-bidirectional-ragged-state")
+    leaves = {name: torch.tensor(array).to(dtype) for name, array in leaves_of(case).items()}
+    leaves["c"] = leaves["c"].float()
+    fast = run_torch(case, torch_impl.fast, leaves)
+    readable = run_torch(case, torch_impl.recurrent, leaves)
+    for name, expected in readable.items():
+        assert fast[name].dtype == expected.dtype == (torch.float32 if name == "c" else dtype)
+        error = (fast[name].double() - expected.double()).norm() / expected.double().norm()
+        assert error < 8 * torch.finfo(dtype).eps
+
+
 @pytest.mark.parametrize("layers", ["recurrent", "fast"])
 def test_one_layer_alone_is_torchs_by_default(layers):
     """The reset after the product, tanh; a cell that has a kernel is known as such."""
