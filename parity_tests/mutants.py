@@ -84,7 +84,7 @@ EQUIVALENT = {
         ("carry.py", "read_rate: float = 0.0", "read_rate: float = -1.0"),
         ("recurrent.py", "rate: float = 0.0", "rate: float = 1.0"),
         ("recurrent.py", "rate: float = 0.0", "rate: float = -1.0"),
-        ("fast.py", "rate=0.0", "rate=1.0"),
+        ("fast.py", "rate=0.0", "rate= 1.0"),
         ("fast.py", "rate=0.0", "rate= -1.0"),
     ],
     "nothing is drawn at random in there": [
