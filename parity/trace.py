@@ -28,6 +28,17 @@ from parity.sides import Inputs, JaxSide, TorchSide, call, flat, is_float, numpy
 from parity.truth import walk, widen
 from parity.weights import Weights
 
+# What computes nothing; a slice of a weight may have no counterpart, and tells nothing.
+MOVES = (
+    "broadcast_in_dim",
+    "concatenate",
+    "copy",
+    "reshape",
+    "slice",
+    "split",
+    "squeeze",
+    "transpose",
+)
 CLOSE = 1e-9  # relative; values of different meaning are further apart, rounding is far below
 
 
@@ -180,7 +191,7 @@ def trace(
         in_t = list(run_flat(model, torch_side, values))
     bound = tolerance(responses(jax_side)[0].values())  # and finds out whether JAX takes float64
     bound = max(bound, *of_weights(torch_side, jax_side)[0].values(), 0.0)
-    in_j, seen, tags, graph = run_jax(jax_side)
+    in_j, seen, tags, graph, straight = run_jax(jax_side)
     same = len(in_t) == len(in_j) and all(
         x.shape == y.shape and distance(x, y) <= bound for x, y in zip(in_t, in_j, strict=True)
     )
@@ -190,7 +201,7 @@ def trace(
     given = {n: numpy_of(x) for n, x in values.items()} | torch_side.arrays
     pool = Pool([Value("given", n, (), x) for n, x in given.items()] + recorder.values)
     matched = [pool.find(value.array, max(CLOSE, bound)) for _, value in seen]
-    index = first_parting(seen, [m is not None for m in matched], graph)
+    index = first_parting(seen, [m is not None for m in matched], graph, straight)
     if index is None:
         return Trace(False, tags=gaps)
     before = next((n for n in range(index - 1, -1, -1) if matched[n] is not None), None)
@@ -212,8 +223,8 @@ def gap_of(x: np.ndarray, y: np.ndarray) -> float:
     return distance(x, y) if x.shape == y.shape else np.inf
 
 
-def run_jax(side: JaxSide) -> tuple[list, list, dict, dict]:
-    """Walk JAX's function; return outputs, its float values with their equations, tags, graph."""
+def run_jax(side: JaxSide) -> tuple[list, list, dict, dict, dict]:
+    """Walk JAX's function; return outputs, its float values with their equations, tags, `follow`'s."""
     seen: list[tuple[core.JaxprEqn, Value]] = []
     tags: dict[str, np.ndarray] = {}
 
@@ -232,7 +243,9 @@ def run_jax(side: JaxSide) -> tuple[list, list, dict, dict]:
         found = walk(closed.jaxpr, [widen(c) for c in closed.consts], leaves, observe)
     outputs = jax.tree.unflatten(jax.tree.structure(shape), found)
     graph: dict[int, set[int]] = {}
-    pending = set().union(*follow(closed.jaxpr, [set() for _ in closed.jaxpr.invars], graph))
+    straight: dict[int, set[int]] = {}
+    nothing = [set() for _ in closed.jaxpr.invars]
+    pending = set().union(*follow(closed.jaxpr, nothing, graph, straight))
     unused = set(graph)
     while pending:  # what leads to no output, as linen.RNN's trial of its cell, matches nothing
         node = pending.pop()
@@ -240,11 +253,16 @@ def run_jax(side: JaxSide) -> tuple[list, list, dict, dict]:
             unused.remove(node)
             pending |= graph[node]
     seen = [(eqn, value) for eqn, value in seen if id(eqn) not in unused]
-    return [np.asarray(outputs[n], float) for n in side.names], seen, tags, graph
+    return [np.asarray(outputs[n], float) for n in side.names], seen, tags, graph, straight
 
 
-def follow(jaxpr: Any, given: list[set[int]], graph: dict[int, set[int]]) -> list[set[int]]:
-    """Note for each operation, by id, those it follows from; return what the outputs follow from."""
+def follow(
+    jaxpr: Any, given: list[set[int]], graph: dict[int, set[int]], *straight: dict[int, set[int]]
+) -> list[set[int]]:
+    """Note for each operation, by id, those it follows from; return what the outputs follow from.
+
+    `straight`, where given, gets what it follows from within one round of each loop.
+    """
     origin: dict[Any, set[int]] = dict(zip(jaxpr.invars, given, strict=True))
 
     def of(variable):
@@ -257,15 +275,16 @@ def follow(jaxpr: Any, given: list[set[int]], graph: dict[int, set[int]]) -> lis
             results = [set() for _ in eqn.outvars]
             for body in inner:
                 entering = operands[len(operands) - len(body.invars) :]
-                for _ in range(2):  # once more, for what a carry brings round
-                    leaving = follow(body, entering, graph)
+                for graphs in ((graph, *straight), (graph,)):  # then what a carry brings round
+                    leaving = follow(body, entering, *graphs)
                     consts, carry = eqn.params.get("num_consts", 0), eqn.params.get("num_carry", 0)
                     for k in range(carry):
                         entering[consts + k] = entering[consts + k] | leaving[k]
                 for result, part in zip(results, leaving, strict=False):
                     result |= part
         else:
-            graph[id(eqn)] = graph.get(id(eqn), set()).union(*operands)
+            for edges in (graph, *straight):
+                edges[id(eqn)] = edges.get(id(eqn), set()).union(*operands)
             results = [{id(eqn)}] * len(eqn.outvars)
         for variable, result in zip(eqn.outvars, results, strict=True):
             origin[variable] = set(result)
@@ -280,7 +299,10 @@ def inner_bodies(eqn: core.JaxprEqn) -> list[Any]:
 
 
 def first_parting(
-    seen: list[tuple[core.JaxprEqn, Value]], matched: list[bool], graph: dict[int, set[int]]
+    seen: list[tuple[core.JaxprEqn, Value]],
+    matched: list[bool],
+    graph: dict[int, set[int]],
+    straight: dict[int, set[int]],
 ) -> int | None:
     """Return the index of the first value that parts.
 
@@ -289,39 +311,43 @@ def first_parting(
     later in its own round or in the last, is but another way to the same number, as a sum of two
     biases; in the round found, an operation that reads no such number tells more than one that does.
     """
-    rounds: dict[int, dict[tuple[int, ...], int]] = {}  # where an operation agrees
+    rounds: dict[int, set[tuple[int, ...]]] = {}  # where an operation agrees
+    run: dict[int, set[tuple[int, ...]]] = {}  # where it gives anything but a constant
     last: dict[int, bool] = {}
     late = None
     for n, ((eqn, value), match) in enumerate(zip(seen, matched, strict=True)):
         last[id(eqn)] = match
+        run.setdefault(id(eqn), set()).add(value.steps)
         if match:
-            rounds.setdefault(id(eqn), {})[value.steps] = n
+            rounds.setdefault(id(eqn), set()).add(value.steps)
         elif id(eqn) in rounds and late is None:
             late = n
-    follows: dict[int, set[int]] = {}
-    for node, sources in graph.items():
-        for source in sources:
-            follows.setdefault(source, set()).add(node)
+    over_all, in_round = turned(graph), turned(straight)
 
     @cache
-    def later(node: int) -> set[int]:
+    def later(node: int, steps: tuple[int, ...] | None) -> set[int]:
+        """Return what follows from an operation, in one round not through a constant, as 0 * x is."""
+        follows = over_all if steps is None else in_round
         pending, visited = [node], set()
         while pending:
             fresh = follows.get(pending.pop(), set()) - visited
+            if steps is not None:
+                fresh = {to for to in fresh if steps in run.get(to, {steps})}
             visited |= fresh
             pending.extend(fresh)
         return visited
 
-    apart = [
-        (n, id(eqn), value.steps) for n, (eqn, value) in enumerate(seen) if id(eqn) not in rounds
-    ]
+    apart = [(n, id(eqn), value) for n, (eqn, value) in enumerate(seen) if id(eqn) not in rounds]
     another_way = {
         node
-        for n, node, steps in apart
-        if any(last.get(to) or rounds.get(to, {}).get(steps, -1) > n for to in later(node))
+        for _, node, value in apart
+        if any(last.get(to) for to in later(node, None))
+        or any(value.steps in rounds.get(to, ()) for to in later(node, value.steps))
     }
-    first = next((n for n, node, _ in apart if node not in another_way), None)
-    known = [n for n in (late, first) if n is not None]
+    never = (
+        n for n, node, value in apart if node not in another_way and value.operation not in MOVES
+    )
+    known = [n for n in (late, next(never, None)) if n is not None]
     if not known:
         return None
     index = min(known)
@@ -329,10 +355,21 @@ def first_parting(
     for n in range(index, len(seen)):
         eqn, value = seen[n]
         if value.steps == seen[index][1].steps and not matched[n]:
-            if id(eqn) not in another_way and not graph[id(eqn)] & unsure:
+            sure = id(eqn) not in another_way and not graph[id(eqn)] & unsure
+            if sure and value.operation not in MOVES:
                 return n
-            unsure.add(id(eqn))
+            if not sure:
+                unsure.add(id(eqn))
     return index
+
+
+def turned(graph: dict[int, set[int]]) -> dict[int, set[int]]:
+    """Turn every edge of a graph around."""
+    found: dict[int, set[int]] = {}
+    for node, sources in graph.items():
+        for source in sources:
+            found.setdefault(source, set()).add(node)
+    return found
 
 
 class Pool:

@@ -16,6 +16,7 @@ from parity_tests.test_diagnose import (
     ATTENTION,
     BLOCK,
     FLAX_WEIGHTS,
+    GRU,
     LSTM,
     MASK,
     B,
@@ -23,8 +24,10 @@ from parity_tests.test_diagnose import (
     P,
     T,
     X,
+    as_given,
     attention,
     flax_block,
+    gru,
     lstm,
 )
 from parity_tests.test_models import run_jax, run_numpy
@@ -272,7 +275,10 @@ def test_the_trace_finds_the_operation():
     found = parity.trace(BLOCK, flax_block(epsilon=1e-3), X, None, FLAX_WEIGHTS)
     assert found.first.place.startswith("normalization.py")
     found = parity.trace(LSTM, lambda p, x: lstm(p, x, forget=1.0), X, P)
-    assert found.first.operation in ("add", "logistic")
+    assert found.first.operation == "add"  # sigmoid's operand; that c is 0 hides it from h at first
+    assert found.first.steps == (0,)
+    found = parity.trace(GRU, lambda p, x: gru(p, x, before=True), X, as_given(GRU))
+    assert (found.first.operation, found.first.steps) == ("add", (0,))
     assert parity.trace(LSTM, lstm, X, P).same
     assert parity.trace(LSTM, lstm, X, P).first is None
     swapped = parity.trace(LSTM, lambda p, x: (lstm(p, x)[0], lstm(p, x)[1][::-1]), X, P)
