@@ -19,7 +19,7 @@ from jax.extend import core
 
 from parity import explanations as known
 from parity.explanations import Change
-from parity.jaxprs import inner_jaxprs, place, rewrite
+from parity.jaxprs import literals, place, rewrite
 from parity.judge import about_weights, sides
 from parity.measure import distance, same_pattern
 from parity.patches import Patched
@@ -338,7 +338,11 @@ class Search:
         found = self.confirm(singles)
         if found or not pairs:
             return found
-        crossed = (([a, b], v, w) for (a, v), (b, w) in itertools.product(made_t, made_j))
+        crossed = (
+            ([a, b], v, w)
+            for (a, v), (b, w) in itertools.product(made_t, made_j)
+            if not a.name == b.name == "missing_bias"  # without its weights nothing differs
+        )
         return (
             self.confirm(crossed)
             or self.confirm(self.both_on([c for c, _ in made_t], self.torch_values, plain_j, True))
@@ -411,10 +415,10 @@ class Search:
         on_torch += known.of_arrays(parameters, "torch")
         if not plain_t[1] and not self.torch_differentiates():
             on_torch += known.of_optimisers()
-        for change in known.of_inputs(self.inputs):
+        for change in known.of_inputs(self.inputs, called):
             if change.side == "torch":
                 on_torch.append(change)
-        on_jax = [c for c in known.of_inputs(self.inputs) if c.side == "jax"]
+        on_jax = [c for c in known.of_inputs(self.inputs, called) if c.side == "jax"]
         if plain_j is not None:
             on_jax += known.of_outputs(plain_j[0], self.inputs)
             on_jax += known.of_literals(self.literals(), called, self.masked())
@@ -441,18 +445,7 @@ class Search:
         with jax.enable_x64(self.jax_side.x64):
             function, floats = self.jax_side.prepare("float64")
             closed = jax.make_jaxpr(function)(*floats)
-        found: set[float] = set()
-
-        def visit(jaxpr):
-            for eqn in jaxpr.eqns:
-                for v in eqn.invars:
-                    if isinstance(v, core.Literal) and np.ndim(v.val) == 0 and is_float(v.val):
-                        found.add(abs(float(v.val)))
-                for inner in inner_jaxprs(eqn):
-                    visit(inner)
-
-        visit(closed.jaxpr)
-        return found
+        return literals(closed.jaxpr)
 
     def of_precision(
         self, plain_t: Any, plain_j: Any, before: float

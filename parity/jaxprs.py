@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -45,6 +46,19 @@ def constants(closed: core.ClosedJaxpr) -> Iterable[Any]:
                     yield from constants(part)
                 elif isinstance(part, core.Jaxpr):
                     yield from constants(core.ClosedJaxpr(part, ()))
+
+
+def literals(jaxpr: Any) -> set[float]:
+    """Return the sizes of the numbers written in a jaxpr and all inside it."""
+    found = {
+        abs(float(v.val))
+        for eqn in jaxpr.eqns
+        for v in eqn.invars
+        if isinstance(v, core.Literal)
+        and np.ndim(v.val) == 0
+        and jnp.issubdtype(v.aval.dtype, np.floating)
+    }
+    return found.union(*(literals(x) for eqn in jaxpr.eqns for x in inner_jaxprs(eqn)))
 
 
 def rewrite(jaxpr: Any, literal: tuple[float, float] | str) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from parity.jaxprs import constants
+from parity.jaxprs import constants, literals
 from parity.measure import distance
 from parity.sides import Arrays, JaxSide, TorchSide, by_name, call, flat, is_float
 
@@ -58,7 +58,8 @@ def responses(
 def computed_weights(torch_side: TorchSide, jax_side: JaxSide) -> list[str]:
     """Name JAX's weights that were computed from torch's in float32, as a sum of two biases is.
 
-    They are float32 and hold numbers that torch does not, or that it hides in a plain function.
+    They are float32 and hold numbers that torch does not, or that it hides in a plain function. Of a
+    function that takes no float64, so do the numbers written in it, unless they are short.
     """
     if jax_side.weights is not None:
         return []
@@ -71,7 +72,10 @@ def computed_weights(torch_side: TorchSide, jax_side: JaxSide) -> list[str]:
     names = [n for n, x in jax_side.leaves.items() if computed(x)]
     with jax.enable_x64(jax_side.x64):
         function, floats = jax_side.prepare("float64")
-        inside = any(computed(x) for x in constants(jax.make_jaxpr(function)(*floats)))
+        closed = jax.make_jaxpr(function)(*floats)
+    inside = any(computed(x) for x in constants(closed))
+    if not jax_side.x64:  # numbers written in the function, too, were rounded as it was read
+        inside |= any(x * 2**10 % 1 for x in literals(closed.jaxpr) if np.isfinite(x))
     return names + [INSIDE] * inside
 
 

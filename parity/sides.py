@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from parity.truth import Observer, exactly, is_float
+from parity.truth import Observer, exactly, is_float, is_key
 from parity.weights import Weights, convert, key_name, named
 
 Inputs = np.ndarray | Sequence[np.ndarray] | Mapping[str, np.ndarray]
@@ -31,9 +31,7 @@ def cast(array: Any, dtype: str) -> np.ndarray:
 
 def is_weight(x: Any) -> bool:
     """Tell numbers from what else a tree holds: JAX's random keys, Equinox's activations."""
-    if isinstance(x, jax.Array):
-        return not jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
-    return isinstance(x, np.ndarray | np.generic | float | int)
+    return isinstance(x, jax.Array | np.ndarray | np.generic | float | int) and not is_key(x)
 
 
 def by_name(inputs: Inputs) -> dict[str, np.ndarray]:

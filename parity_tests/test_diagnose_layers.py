@@ -136,6 +136,55 @@ def split_nnx(module):
 MERGED, STATE = split_nnx(nnx_rnn((0, 1, 3, 2)))
 
 
+class Pooled(nn.Module):
+    """An LSTM, LayerNorm, the mean under a mask of zeros and ones, GELU, a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.norm = nn.LSTM(D, H, batch_first=True), nn.LayerNorm(H)
+        self.head = nn.Linear(H, 2)
+
+    def forward(self, x, mask):
+        x = self.norm(self.lstm(x)[0])
+        x = (x * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        return self.head(functional.gelu(x))
+
+
+POOLED = seeded(Pooled())
+REAL = MASK.astype(np.float32)
+
+
+class FlaxPooled(flax.linen.Module):
+    """The same in flax, but for what is asked for; it cannot take float64, as its states cannot."""
+
+    eps: float = 1e-5
+    approximate: bool = False
+    masked: bool = True
+
+    @flax.linen.compact
+    def __call__(self, x, mask):
+        x = flax.linen.RNN(flax.linen.OptimizedLSTMCell(H, name="cell"))(x)
+        x = flax.linen.LayerNorm(epsilon=self.eps, name="norm")(x)
+        mask = mask if self.masked else jnp.ones_like(mask)
+        x = (x * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+        return flax.linen.Dense(2, name="head")(jax.nn.gelu(x, approximate=self.approximate))
+
+
+def pooled_in_flax(bias_hh=1.0, forget=0.0):
+    """Return POOLED's float32 arrays as a user would copy them, biases added in float32."""
+    p = {n: x.detach().numpy() for n, x in POOLED.named_parameters()}
+    bias = p["lstm.bias_ih_l0"] + np.float32(bias_hh) * p["lstm.bias_hh_l0"]
+    bias[H : 2 * H] += np.float32(forget)
+    cell = {}
+    for n, gate in enumerate("ifgo"):
+        rows = slice(n * H, (n + 1) * H)
+        cell[f"i{gate}"] = {"kernel": p["lstm.weight_ih_l0"][rows].T}
+        cell[f"h{gate}"] = {"kernel": p["lstm.weight_hh_l0"][rows].T, "bias": bias[rows]}
+    norm = {"scale": p["norm.weight"], "bias": p["norm.bias"]}
+    head = {"kernel": p["head.weight"].T, "bias": p["head.bias"]}
+    return {"params": {"cell": cell, "norm": norm, "head": head}}
+
+
 class Outputs(nn.Module):
     def __init__(self):
         super().__init__()
@@ -206,6 +255,20 @@ PAIRS = {
     "forget bias, biases added in float32": (
         Outputs(), lambda x: flax_rnn(one_more(summed_in_float32()), x), X, None, None, ["forget_bias"]
     ),
+    "forget bias and eps": (
+        POOLED, FlaxPooled(eps=1e-6).apply, (X, REAL), pooled_in_flax(forget=1.0), None,
+        ["forget_bias", "layernorm_eps"],
+    ),
+    "one bias and GELU": (
+        POOLED, FlaxPooled(approximate=True).apply, (X, REAL), pooled_in_flax(bias_hh=0.0), None,
+        ["gelu_form", "missing_bias"],
+    ),
+    "a mask of ones and zeros ignored": (
+        POOLED, FlaxPooled(masked=False).apply, (X, REAL), pooled_in_flax(), None, ["padding_in_mean"]
+    ),
+    "a mask of ones and zeros turned around": (
+        POOLED, lambda p, x, m: FlaxPooled().apply(p, x, 1 - m), (X, REAL), pooled_in_flax(), None, ["mask_sense"]
+    ),
     "an nnx module's gates": (Outputs(), nnx_rnn((0, 1, 3, 2)), X, None, None, ["gate_order"]),
     "an nnx state's gates": (Outputs(), MERGED, X, STATE, None, ["gate_order"]),
     "kernels transposed, float32 states": (outputs_only, flax_rnn, X, in_flax(True), None, ["transposed_weight"]),
@@ -245,6 +308,7 @@ MATCHING = {
     "flax cell": (torch_cell, flax_cell, (FIRST, H0, C0), in_flax()),
     "flax RNN with float32 states": (outputs_only, flax_rnn, X, in_flax()),
     "an nnx module": (Outputs(), nnx_rnn(), X),
+    "pooled under a mask": (POOLED, FlaxPooled().apply, (X, REAL), pooled_in_flax()),
     "biases added in float32": (Outputs(), flax_rnn, X, summed_in_float32()),
     "biases added in float32, inside": (Outputs(), lambda x: flax_rnn(summed_in_float32(), x), X),
     "biases added in float32, both inside": (

@@ -7,8 +7,22 @@ import numpy as np
 from parity.explanations.change import Arrays, Change
 
 
-def of_inputs(inputs: Arrays) -> list[Change]:
-    """List changes to the inputs: masks, lengths, axes, order in time."""
+def masks(inputs: Arrays) -> list[str]:
+    """Name the masks among the inputs: booleans, or zeros and ones [B, T] beside what has more axes."""
+    leading = {x.shape[:2] for x in inputs.values() if x.ndim > 2}
+    return [
+        name
+        for name, x in inputs.items()
+        if x.dtype == bool
+        or (x.dtype.kind == "f" and x.shape in leading and set(np.unique(x)) == {0.0, 1.0})
+    ]
+
+
+def of_inputs(inputs: Arrays, called: set[str]) -> list[Change]:
+    """List changes to the inputs: masks, lengths, axes, order in time.
+
+    Which torch functions are called says what a mask is for.
+    """
     found = []
 
     def change(name, says, fix, side, edit, slot):
@@ -19,9 +33,28 @@ def of_inputs(inputs: Arrays) -> list[Change]:
         def edit(function, name=name):
             return lambda arrays: {**arrays, name: function(arrays[name])}
 
-        if x.dtype == bool:
+        if name in masks(inputs):
             says = f"mask sense: {name} is True for what one side ignores and the other attends to"
-            change("mask_sense", says, f"{name}=~{name}", "torch", edit(np.logical_not), name)
+            fix = f"{name}=~{name}" if x.dtype == bool else f"{name}=1 - {name}"
+            change(
+                "mask_sense",
+                says,
+                fix,
+                "torch",
+                edit(lambda v: ~v if v.dtype == bool else 1 - v),
+                name,
+            )
+            attends = called & {
+                "softmax",
+                "scaled_dot_product_attention",
+                "multi_head_attention_forward",
+            }
+            what = "mask ignored" if attends else "mean over padding"
+            says = f"{what}: JAX takes every step for real, whatever {name} says"
+            cause = "mask_ignored" if attends else "padding_in_mean"
+            change(
+                cause, says, f"(x * {name}[..., None]).sum(1)", "torch", edit(np.ones_like), name
+            )
         elif x.dtype.kind == "i" and x.ndim == 1:
             for by in (-1, 1):
                 says = f"off by one: JAX takes {name} for {abs(by)} {'more' if by > 0 else 'fewer'}"
@@ -68,7 +101,7 @@ def of_inputs(inputs: Arrays) -> list[Change]:
                     edit(lambda v: v.swapaxes(1, 2)),
                     name,
                 )
-    floats = [n for n, x in inputs.items() if x.dtype.kind == "f"]
+    floats = [n for n, x in inputs.items() if x.dtype.kind == "f" and n not in masks(inputs)]
     for one, two in itertools.combinations(floats, 2):
         if inputs[one].shape == inputs[two].shape:
             says = f"carry order: JAX takes {one} and {two} the other way round, (c, h) for (h, c)"

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from parity import patches as p
 from parity.explanations.change import Arrays, Change, patched
+from parity.explanations.data import masks
 
 ACTIVATIONS: dict[str, Callable] = {
     "relu": torch.relu,
@@ -563,14 +564,14 @@ def of_masks(inputs: Arrays) -> list[Change]:
     """List means over real steps only, from what among the inputs says which those are."""
     found = []
     for name, x in inputs.items():
-        if x.ndim == 2 and x.dtype == bool:
-            masks = [x, ~x]
+        if x.ndim == 2 and name in masks(inputs):
+            told = [x != 0, x == 0]
         elif x.ndim == 1 and x.dtype.kind == "i":
             longest = {y.shape[1] for y in inputs.values() if y.ndim >= 3 and len(y) == len(x)}
-            masks = [np.arange(steps) < x[:, None] for steps in longest]
+            told = [np.arange(steps) < x[:, None] for steps in longest]
         else:
             continue
-        for mask in masks:
+        for mask in told:
             found.append(
                 patched(
                     "padding_in_mean",
