@@ -179,6 +179,9 @@ def tests_of(source: str) -> list[str]:
     if source.endswith("decoder.py"):  # a whole model's state has two parts
         both = ["parity_tests/test_decoder.py", "parity_tests/test_models.py"]
         return [*both, "-k", "test_decoder or lstm_seq2seq"]
+    if source.endswith("cells.py"):  # and how they round
+        both = ["parity_tests/test_cells.py", "parity_tests/test_mixed_precision.py"]
+        return [*both, "-k", "test_cells or standardize"]
     if source.endswith(("carry.py", "recurrent.py")):  # what a layer does with its state
         return [f"parity_tests/test_{name}.py" for name in ("recurrent", "carry")]
     return [f"parity_tests/test_{Path(source).name}"]
@@ -235,9 +238,12 @@ def why_equivalent(mutant: Mutant) -> str | None:
 
 
 def lines(diff: str) -> tuple[str, str]:
-    """Return the removed and the added line of a unified diff."""
-    changed = {mark: [s[1:].strip() for s in diff.splitlines() if s[:1] == mark] for mark in "-+"}
-    return changed["-"][-1], changed["+"][-1]
+    """Return the removed and the added line of a unified diff; a decorator's removal adds none."""
+    changed = dict.fromkeys("-+", "")
+    for line in diff.splitlines():
+        if line[:1] in changed and line[:3] not in ("---", "+++"):
+            changed[line[0]] = line[1:].strip()
+    return changed["-"], changed["+"]
 
 
 def main() -> int:
