@@ -34,8 +34,7 @@ def unroll(
     """Apply one cell at every time step, last step first if `reverse`: all states, the last.
 
     Where `valid` is False the state is held and 0 returned, so a reversed direction starts at each
-    sequence's own end and a final state is that of its last real step. `factor` steps are compiled
-    as one iteration of the loop.
+    sequence's own end and a final state is that of its last real step.
     """
 
     def advance(state, now):
@@ -48,6 +47,7 @@ def unroll(
 
     here = None if valid is None else valid.T[..., None]
     time_first = {name: part.swapaxes(0, 1) for name, part in inputs.items()}
+    # `factor` steps are compiled as one iteration of the loop.
     state, states = lax.scan(advance, state, (time_first, here), reverse=reverse, unroll=factor)
     return tuple(part.swapaxes(0, 1) for part in states), state
 

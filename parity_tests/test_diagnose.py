@@ -1,6 +1,7 @@
 """The diagnosis names what was planted, in models of several styles, and claims nothing else."""
 
 import contextlib
+import copy
 
 import flax.linen
 import jax
@@ -360,7 +361,7 @@ MATCHING = {
     "gru": (GRU, gru, X, as_given(GRU), None),
     "flax block": (BLOCK, flax_block(), X, None, FLAX_WEIGHTS),
     "flax lstm": (
-        lambda x: LSTM.double()(x)[0],
+        lambda x: copy.deepcopy(LSTM).double()(x)[0],
         lambda x: flax.linen.RNN(flax.linen.LSTMCell(H, parent=None, param_dtype=jnp.float64)).apply(
             {"params": {"cell": nested_cell()}}, x
         ),

@@ -29,6 +29,7 @@ from parity_tests.test_diagnose import (
     flax_block,
     gru,
     lstm,
+    seeded,
 )
 from parity_tests.test_models import run_jax, run_numpy
 from spec.params import parameter_schema
@@ -71,7 +72,7 @@ def test_one_ulp_is_counted_and_placed(dtype):
 @pytest.mark.parametrize("where", ["params", "inside"])
 def test_weights_computed_in_float32_are_told_from_a_difference(where):
     """A sum of two biases, rounded once; a difference of 1e-6 beside it is none of it."""
-    rnn = RNN(X.shape[2], H, batch_first=True)
+    rnn = seeded(RNN(X.shape[2], H, batch_first=True))
     p = {n.removesuffix("_l0"): x.detach().numpy() for n, x in rnn.named_parameters()}
     own = {"i": p["weight_ih"].T, "h": p["weight_hh"].T, "b": p["bias_ih"] + p["bias_hh"]}
 
@@ -301,7 +302,7 @@ class RNN(nn.RNN):
 )
 def test_the_trace_looks_through_sums_in_another_order(fault, operation, step):
     """Flax adds its one bias to the product before that of h, torch one to each."""
-    rnn = RNN(X.shape[2], H, batch_first=True)
+    rnn = seeded(RNN(X.shape[2], H, batch_first=True))
     weights = {
         n.removesuffix("_l0"): p.detach().double().numpy() for n, p in rnn.named_parameters()
     }

@@ -151,7 +151,7 @@ RUNS = {
 
 
 # The others have what these have, in other company.
-LONG = ("adamw-cosine", "gru-before-sgd", "gru-gaussian", "seq2seq-gru-sgd-loop")
+LONG = ("adam-cosine", "adamw-cosine", "gru-before-sgd", "gru-gaussian", "seq2seq-gru-sgd-loop")
 
 
 @pytest.mark.parametrize(
