@@ -145,9 +145,12 @@ def test_recomputed_states_change_nothing(case, kind):
         kept = both(partial(run, case, layers), leaves, cotangents)
         recomputed = both(partial(run, case, again.recomputing(layers)), leaves, cotangents)
         assert_same(kept, recomputed)
-        if run is run_torch and kind == "recurrent":  # elsewhere the sums over time are regrouped
-            for name, array in kept.items():
-                np.testing.assert_array_equal(recomputed[name], array)
+        if (
+            run is run_torch
+        ):  # XLA fuses the two differently; a kernel's sums over time are regrouped
+            exact = [n for n in kept if kind == "recurrent" or not n.startswith("d ")]
+            for name in exact:
+                np.testing.assert_array_equal(recomputed[name], kept[name])
 
 
 def test_recomputation_needs_memory_for_the_root_of_the_steps():
