@@ -23,7 +23,7 @@ def of_inputs(inputs: Arrays, called: set[str]) -> list[Change]:
 
     Which torch functions are called says what a mask is for.
     """
-    found = []
+    found, told = [], masks(inputs)
 
     def change(name, says, fix, side, edit, slot):
         found.append(Change(name, says, fix, side, slot, inputs=edit))
@@ -33,7 +33,7 @@ def of_inputs(inputs: Arrays, called: set[str]) -> list[Change]:
         def edit(function, name=name):
             return lambda arrays: {**arrays, name: function(arrays[name])}
 
-        if name in masks(inputs):
+        if name in told:
             says = f"mask sense: {name} is True for what one side ignores and the other attends to"
             fix = f"{name}=~{name}" if x.dtype == bool else f"{name}=1 - {name}"
             change(
@@ -101,7 +101,7 @@ def of_inputs(inputs: Arrays, called: set[str]) -> list[Change]:
                     edit(lambda v: v.swapaxes(1, 2)),
                     name,
                 )
-    floats = [n for n, x in inputs.items() if x.dtype.kind == "f" and n not in masks(inputs)]
+    floats = [n for n, x in inputs.items() if x.dtype.kind == "f" and n not in told]
     for one, two in itertools.combinations(floats, 2):
         if inputs[one].shape == inputs[two].shape:
             says = f"carry order: JAX takes {one} and {two} the other way round, (c, h) for (h, c)"
