@@ -57,9 +57,12 @@ class RunConfig(Execution, Recipe):
 
     def __post_init__(self) -> None:
         Recipe.__post_init__(self)
+        Execution.__post_init__(self)
         for flag in ["--remat"] * self.remat + [f"--unroll {self.unroll}"] * (self.unroll > 1):
             if not self.recurrent:
                 raise ConfigError(f"{flag}: is for recurrent layers, not --model {self.model}")
+        if self.cudnn and self.cell != "lstm":
+            raise ConfigError(f"--cudnn: is for an lstm, not --model {self.model}")
 
 
 # What a run is built on: to change one of these is to begin another run.

@@ -99,6 +99,7 @@ class SequenceEstimator(BaseEstimator):
     fast: bool = True
     remat: bool = False
     unroll: int = 1
+    cudnn: bool = False
     callbacks: Iterable[Callable[[Epoch], Any]] | None = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "SequenceEstimator":

@@ -23,6 +23,8 @@ def prepare(execution: Execution) -> None:
     Raises:
       ConfigError: the device is unknown or absent.
     """
+    if execution.device != "cpu":  # float32 and not TF32, which has 10 bits
+        jax.config.update("jax_default_matmul_precision", "highest")
     if execution.threads is not None:
         os.environ["NPROC"] = str(execution.threads)  # XLA reads it when it starts.
     if execution.dtype == "float64":

@@ -175,7 +175,7 @@ def dot_product_attention(
 
     Source: Vaswani et al. (2017), equation 1.
     """
-    scores = query @ key.swapaxes(-1, -2) * key.shape[-1] ** -0.5
+    scores = query * key.shape[-1] ** -0.5 @ key.swapaxes(-1, -2)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(scores.dtype).min)
     weights = softmax(scores, axis=-1)

@@ -12,8 +12,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import Array, lax
+from jax.experimental import rnn as cudnn
 from jax.nn import relu
+from jaxtyping import Float, Int
 
 from jax_impl import encoder, recurrent
 from jax_impl.arrays import sigmoid, tanh
@@ -162,6 +164,34 @@ def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS, factor=1
     if not carry.plain or recurrent.cell_of(weights) is not lstm_cell:
         return recurrent.unroll_lstm(weights, inputs, valid, state, reverse, carry, factor)
     return unroll_cell(LSTM_CELL, weights, inputs, valid, state, reverse, factor)
+
+
+def reverse_in_time(x: Float[Array, "B T D"], lengths: Int[Array, " B"]) -> Float[Array, "B T D"]:
+    """Turn each sequence around within its own length; the padding stays behind it."""
+    source = (lengths[:, None] - 1 - jnp.arange(x.shape[1])) % x.shape[1]
+    return jnp.take_along_axis(x, source[..., None], axis=1)
+
+
+def unroll_lstm_by_cudnn(
+    weights, inputs, valid, state, reverse, carry=AS_IT_IS, factor=1, kernel=cudnn.lstm
+):
+    """Unroll `lstm_cell` by cuDNN's kernel, which computes float32 on a GPU; the rest as above."""
+    if not carry.plain or recurrent.cell_of(weights) is not lstm_cell:
+        return unroll_lstm(weights, inputs, valid, state, reverse, carry, factor)
+    B, T, D = inputs.shape
+    count = jnp.full(B, T) if valid is None else valid.sum(axis=1)
+    # Where there is no step it takes one, whose states are not taken.
+    lengths = jnp.maximum(count, 1).astype(jnp.int32)
+    inputs = reverse_in_time(inputs, lengths) if reverse else inputs
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    stacked = jnp.concatenate([weights[name].ravel() for name in names])
+    sizes = D, weights["weight_hh"].shape[1], 1
+    first = (part[None] for part in state)
+    exact = lax.Precision.HIGHEST  # no TF32
+    outputs, *last = kernel(inputs, *first, stacked, lengths, *sizes, 0.0, False, exact)
+    last = hold((count > 0)[:, None], [part[0] for part in last], state)
+    outputs = reverse_in_time(outputs, lengths) if reverse else outputs
+    return (outputs if valid is None else jnp.where(valid[..., None], outputs, 0.0),), last
 
 
 rnn = partial(recurrent.rnn, unroll=unroll_rnn)

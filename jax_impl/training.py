@@ -86,6 +86,8 @@ def apply(config: ModelConfig, execution: Execution, params, arrays: Mapping[str
     arrays = {**arrays, **{name: rounded(arrays[name], execution) for name in read}}
     params = jax.tree.map(lambda array: rounded(array, execution), params)
     layers = fast if execution.fast else recurrent
+    if execution.cudnn:
+        layers = recurrent.with_unroll(fast, lstm=fast.unroll_lstm_by_cudnn)
     layers = recurrent.by_steps(layers, execution.unroll) if execution.unroll > 1 else layers
     layers = recurrent.recomputing(layers) if execution.remat else layers
     lengths, keep = arrays.get("lengths"), arrays.get("keep")

@@ -137,7 +137,7 @@ class Search:
             outputs, gradients = self.torch_side.run(
                 "float64", self.cotangents_t(), changed, values
             )
-        return list(outputs.values()), gradients
+        return changed_outputs(changes, outputs), gradients
 
     def jax_values(self, changes: Sequence[Change], inputs: Arrays | None = None) -> Any:
         """Return JAX's outputs (and gradients by name, where those are in question)."""
@@ -150,10 +150,7 @@ class Search:
             outputs, gradients = self.rewritten(literals, leaves, values)
         else:
             outputs, gradients = self.jax_side.run("float64", self.cotangents_j(), leaves, values)
-        found = list(outputs.values())
-        for c in changes:
-            found = c.outputs(found) if c.outputs else found
-        return found, gradients
+        return changed_outputs(changes, outputs), gradients
 
     def rewritten(self, literals: tuple, leaves: Arrays, values: Arrays) -> tuple[Arrays, Arrays]:
         """Run JAX's function with other numbers written in it."""
@@ -335,7 +332,7 @@ class Search:
         made_j = [(c, self.attempt(self.jax_values, [c])) for c in on_jax]
         made_j = [(c, v) for c, v in made_j if v is not None and self.differs(v, plain_j)]
         singles = [([c], v, plain_j) for c, v in made_t] + [([c], plain_t, v) for c, v in made_j]
-        found = self.confirm(singles)
+        found = self.confirm(singles) or self.confirm(self.in_places(on_torch, plain_j))
         if found or not pairs:
             return found
         crossed = (
@@ -348,6 +345,14 @@ class Search:
             or self.confirm(self.both_on([c for c, _ in made_t], self.torch_values, plain_j, True))
             or self.confirm(self.both_on([c for c, _ in made_j], self.jax_values, plain_t, False))
         )
+
+    def in_places(self, changes: list[Change], other: Any) -> Iterable:
+        """Yield what a change makes in one of the places where torch calls a function."""
+        for change in changes:
+            for one in known.in_one_place(change, self.calls) if change.patch else ():
+                if time.monotonic() > self.deadline:
+                    return
+                yield [one], self.attempt(self.torch_values, [one]), other
 
     def both_on(
         self, changes: list[Change], run: Callable, other: Any, torch_first: bool
@@ -400,6 +405,7 @@ class Search:
         """List the changes that may matter to these two."""
         with Patched() as heard:
             self.torch_side.run("float64")
+        self.calls = {name: len(calls) for name, calls in heard.calls.items()}
         called = set(heard.calls)
         depths = {
             a[0].shape[-1]
@@ -408,11 +414,14 @@ class Search:
             if isinstance(a[0], torch.Tensor) and a[0].ndim
         }
         on_torch = (
-            known.of_functions() + known.of_softmax_scale(depths) + known.of_masks(self.inputs)
+            known.of_functions()
+            + known.of_structure()
+            + known.of_softmax_scale(depths)
+            + known.of_masks(self.inputs)
         )
         on_torch = [c for c in on_torch if called & set(c.patch.functions)]
         parameters = {n: self.torch_side.arrays[n] for n in sorted(self.torch_side.parameters)}
-        on_torch += known.of_arrays(parameters, "torch")
+        on_torch += known.of_modules(self.torch_side.model) + known.of_arrays(parameters, "torch")
         if not plain_t[1] and not self.torch_differentiates():
             on_torch += known.of_optimisers()
         for change in known.of_inputs(self.inputs, called):
@@ -420,7 +429,9 @@ class Search:
                 on_torch.append(change)
         on_jax = [c for c in known.of_inputs(self.inputs, called) if c.side == "jax"]
         if plain_j is not None:
-            on_jax += known.of_outputs(plain_j[0], self.inputs)
+            on_outputs = known.of_outputs(plain_j[0], self.inputs)
+            on_torch += [c for c in on_outputs if c.side == "torch"]
+            on_jax += [c for c in on_outputs if c.side == "jax"]
             on_jax += known.of_literals(self.literals(), called, self.masked())
             on_jax.append(
                 Change(
@@ -484,6 +495,14 @@ class Search:
         says = f"fast variance (LayerNorm: E[x^2] - E[x]^2) or the like: JAX cancels {ratio:.0e}-fold in {where}"
         fix = "nn.LayerNorm(use_fast_variance=False)"
         return [(after, [Change("fast_variance", says, fix, "jax", "precision")])]
+
+
+def changed_outputs(changes: Sequence[Change], outputs: Arrays) -> list[np.ndarray]:
+    """Apply what changes do to the outputs."""
+    found = list(outputs.values())
+    for c in changes:
+        found = c.outputs(found) if c.outputs else found
+    return found
 
 
 def preference(changes: Sequence[Change]) -> tuple:

@@ -11,11 +11,16 @@ import numpy as np
 from jax.extend import core
 
 
-def place(eqn: core.JaxprEqn) -> str:
-    """Return file and line of the user's code that an operation comes from."""
+def user_frame(eqn: core.JaxprEqn) -> Any:
+    """Return the line of the user's code that an operation comes from; None for JAX's own."""
     from jax._src import source_info_util
 
-    frame = source_info_util.user_frame(eqn.source_info.traceback)
+    return source_info_util.user_frame(eqn.source_info.traceback)
+
+
+def place(eqn: core.JaxprEqn) -> str:
+    """Return file and line of the user's code that an operation comes from."""
+    frame = user_frame(eqn)
     return located(frame.file_name, frame.start_line) if frame else "inside JAX"
 
 
@@ -61,25 +66,34 @@ def literals(jaxpr: Any) -> set[float]:
     return found.union(*(literals(x) for eqn in jaxpr.eqns for x in inner_jaxprs(eqn)))
 
 
-def rewrite(jaxpr: Any, literal: tuple[float, float] | str) -> Any:
-    """Replace a number, or leave out stop_gradient, in a jaxpr and all inside it."""
+def rewrite(
+    jaxpr: Any, literal: tuple[float, float] | str | None = None, caller: Any = None
+) -> Any:
+    """Replace a number, or leave out stop_gradient, in a jaxpr and all inside it.
 
-    def inner(value):
+    What is called in several places gets operations of its own in each, and where it has no line
+    of the user's, that of its `caller`.
+    """
+
+    def inner(value, eqn):
         if isinstance(value, core.ClosedJaxpr):
-            return value.replace(jaxpr=rewrite(value.jaxpr, literal))
+            return value.replace(jaxpr=rewrite(value.jaxpr, literal, eqn))
         if isinstance(value, core.Jaxpr):
-            return rewrite(value, literal)
-        return type(value)(map(inner, value)) if type(value) in (tuple, list) else value
+            return rewrite(value, literal, eqn)
+        many = type(value) in (tuple, list)
+        return type(value)(inner(part, eqn) for part in value) if many else value
 
     equations = []
     for eqn in jaxpr.eqns:
-        params = {name: inner(value) for name, value in eqn.params.items()}
+        if caller is not None and user_frame(eqn) is None:
+            eqn = eqn.replace(source_info=caller.source_info)
+        params = {name: inner(value, eqn) for name, value in eqn.params.items()}
         operands = list(eqn.invars)
         if literal == "stop_gradient":
             if eqn.primitive.name == "stop_gradient":
                 eqn = eqn.replace(primitive=jax.lax.copy_p)
                 params = {}
-        else:
+        elif literal is not None:
             old, new = literal
             operands = [
                 core.Literal(np.asarray(new, v.aval.dtype), v.aval)

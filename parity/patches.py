@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from parity.written_out import written_out
+
 Call = Callable[..., Any]
 # Answers a call of the original function, or gives NotImplemented.
 Answer = Callable[[Call, tuple, dict], Any]
@@ -25,10 +27,12 @@ class Patch:
     Attributes:
       functions: names of the torch functions it stands in for.
       answer: computes the alternative.
+      call: of several calls of a function the one that it answers, from 0; None for all.
     """
 
     functions: tuple[str, ...]
     answer: Answer
+    call: int | None = None
 
 
 def name_of(function: Call) -> str:
@@ -45,13 +49,16 @@ class Patched(TorchFunctionMode):
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, name_of(function)
-        self.calls.setdefault(name, []).append((args, kwargs))
+        earlier = self.calls.setdefault(name, [])
+        place = len(earlier)
+        earlier.append((args, kwargs))
         for patch in self.patches:
-            if name in patch.functions:
+            if name in patch.functions and patch.call in (None, place):
                 answer = patch.answer(function, args, kwargs)
                 if answer is not NotImplemented:
                     return answer
-        return function(*args, **kwargs)
+        answer = written_out(name, self, args, kwargs)
+        return function(*args, **kwargs) if answer is NotImplemented else answer
 
 
 def set_argument(position: int, name: str, value: Any) -> Answer:
@@ -205,6 +212,7 @@ def run_rnn(step: Call, args: tuple, **options: Any) -> Any:
     Options:
       last_from_output: the reverse direction's last state is read at the sequence's end.
       unflipped: the reverse direction's outputs keep the order in which they were made.
+      forward_only: the reverse direction runs forward.
       swapped: the reverse direction comes first.
       zero_state: the given first state is ignored.
     """
@@ -216,11 +224,12 @@ def run_rnn(step: Call, args: tuple, **options: Any) -> Any:
             n = layer * (2 if bidirectional else 1) + direction
             state = tuple(s[n] * 0 if options.get("zero_state") else s[n] for s in states)
             order = range(x.shape[1])
+            backwards = direction and not options.get("forward_only")
             outputs = []
-            for t in reversed(order) if direction else order:
+            for t in reversed(order) if backwards else order:
                 state = step(x[:, t], state, *weights[n])
                 outputs.append(state[0])
-            if direction and not options.get("unflipped"):
+            if backwards and not options.get("unflipped"):
                 outputs.reverse()
             if direction and options.get("last_from_output"):
                 state = (outputs[-1], *state[1:])
@@ -322,6 +331,8 @@ def index_with(kind: str) -> Answer:
                 return torch.cat([x[:, -1, :half], x[:, 0, half:]], -1)
         if kind == "other layer" and isinstance(index, int) and x.ndim == 3 and index in (-1, 0):
             return x[0 if index == -1 else -1]
+        if kind == "two below" and isinstance(index, int) and x.ndim == 3 and len(x) > 2:
+            return x[index - 2]
         if kind == "second last" and isinstance(index, int) and x.ndim == 3 and index == -1:
             return x[-2]
         return NotImplemented
@@ -332,6 +343,29 @@ def index_with(kind: str) -> Answer:
 def reversed_cat(function: Call, args: tuple, kwargs: dict) -> Any:
     """Concatenate in the other order."""
     return function(list(args[0])[::-1], *args[1:], **kwargs)
+
+
+def causal_softmax(function: Call, args: tuple, kwargs: dict) -> Any:
+    """Leave out what is later than the query."""
+    x = args[0]
+    if x.ndim < 3 or x.shape[-1] != x.shape[-2] or axis_of(args, kwargs) not in (-1, x.ndim - 1):
+        return NotImplemented
+    later = torch.ones(x.shape[-2:], dtype=torch.bool).triu(1)
+    return function(x.masked_fill(later, -torch.inf), *args[1:], **kwargs)
+
+
+def other_norm(function: Call, args: tuple, kwargs: dict) -> Any:
+    """Subtract the mean where torch does not (RMSNorm), and the reverse (LayerNorm)."""
+    names = ("input", "normalized_shape", "weight", "bias", "eps")
+    centres = name_of(function) == "layer_norm"
+    names = names if centres else tuple(n for n in names if n != "bias")
+    given = dict(zip(names, args, strict=False)) | kwargs
+    x, axes = given.pop("input"), tuple(range(-len(given["normalized_shape"]), 0))
+    if not centres:
+        return function(x - x.mean(axes, keepdim=True), **given)
+    bias = given.pop("bias", None)
+    y = functional.rms_norm(x, **{"eps": 1e-5} | given)
+    return y if bias is None else y + bias
 
 
 def masked_mean(mask: Tensor) -> Answer:

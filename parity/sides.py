@@ -226,16 +226,23 @@ class JaxSide:
 
     def output(self, leaves: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
         """Call the function; traceable."""
+        first = ()
         if self.weights is not None:
             weights = None if isinstance(self.weights, str) else self.weights
-            tree = convert(weights, leaves, self.params, self.optional)
+            first = (convert(weights, leaves, self.params, self.optional),)
         elif self.params is not None:
             structure = jax.tree.structure(self.params)
             parts = [leaves.get(n, x) for n, x in named(self.params).items()]
-            tree = jax.tree.unflatten(structure, parts)
-        else:
-            return flat(call(self.function, self.inputs, values))
-        return flat(call(self.function, self.inputs, values, tree))
+            first = (jax.tree.unflatten(structure, parts),)
+        try:
+            return flat(call(self.function, self.inputs, values, *first))
+        except Exception as error:
+            if type(error).__name__ != "TraceContextError":
+                raise
+            raise TypeError(
+                "an nnx module inside jax_fn changes its random state, which JAX forbids: pass the "
+                "module itself as jax_fn, or what nnx.split gives"
+            ) from error
 
     def split(
         self,

@@ -20,13 +20,14 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.extend import core
 
 from parity import patches
-from parity.jaxprs import inner_jaxprs, located, place
+from parity.jaxprs import inner_jaxprs, located, place, rewrite
 from parity.judge import sides
 from parity.measure import distance
 from parity.rounding import of_weights, responses, tolerance
 from parity.sides import Inputs, JaxSide, TorchSide, call, flat, is_float, numpy_of
 from parity.truth import walk, widen
 from parity.weights import Weights
+from parity.written_out import written_out
 
 # What computes nothing; a slice of a weight may have no counterpart, and tells nothing.
 MOVES = (
@@ -136,7 +137,9 @@ class Recorder(patches.Patched):
         if name == "linear" and len(args) > 2 and args[2] is not None:
             product = function(args[0], args[1])
             self.keep("matmul", product)
-        result = function(*args, **(kwargs or {}))
+        result = written_out(name, self, args, kwargs or {})
+        if result is NotImplemented:
+            result = function(*args, **(kwargs or {}))
         for part in result if isinstance(result, tuple | list) else [result]:
             self.keep(name, part)
         return result
@@ -204,7 +207,9 @@ def trace(
     index = first_parting(seen, [m is not None for m in matched], graph, straight)
     if index is None:
         return Trace(False, tags=gaps)
-    before = next((n for n in range(index - 1, -1, -1) if matched[n] is not None), None)
+    agreed = [n for n in range(index) if matched[n] is not None]
+    computed = [n for n in agreed if matched[n].operation != "given"]  # a weight tells less
+    before = max(computed or agreed, default=None)
     return Trace(
         False,
         seen[index][1],
@@ -232,13 +237,14 @@ def run_jax(side: JaxSide) -> tuple[list, list, dict, dict, dict]:
         if eqn.primitive.name == "name":
             tags.setdefault(eqn.params["name"], np.asarray(results[0], float))
         for x in results:
-            if is_float(x) and np.size(x) and np.ptp(x) != 0:  # a constant equals any other
+            if is_float(x) and np.any(x != np.ravel(x)[:1]):  # a constant equals any other
                 value = Value(eqn.primitive.name, place(eqn), steps, np.asarray(x, float))
                 seen.append((eqn, value))
 
     with jax.enable_x64(side.x64):
         function, floats = side.prepare("float64")
         closed, shape = jax.make_jaxpr(function, return_shape=True)(*floats)
+        closed = closed.replace(jaxpr=rewrite(closed.jaxpr))
         leaves = [widen(x) for x in jax.tree.leaves(floats)]
         found = walk(closed.jaxpr, [widen(c) for c in closed.consts], leaves, observe)
     outputs = jax.tree.unflatten(jax.tree.structure(shape), found)

@@ -13,7 +13,7 @@ from flax import nnx
 from torch import nn
 from torch.nn import functional
 
-from parity import diagnose
+from parity import compare, diagnose
 from parity_tests.test_diagnose import (
     DRAW,
     LSTM,
@@ -330,6 +330,13 @@ def test_names_the_cause(name):
     found = diagnose(*pair)
     assert found.verdict == "explained", str(found)
     assert sorted(found.names) == sorted(causes), str(found)
+
+
+def test_an_nnx_module_inside_a_function_is_told_apart():
+    """Its random state changes under a trace, by which JAX could not run."""
+    module = nnx_rnn()
+    with pytest.raises(TypeError, match="pass the module itself as jax_fn"):
+        compare(Outputs(), lambda x: module(x), X)
 
 
 @pytest.mark.parametrize("name", MATCHING)

@@ -36,7 +36,11 @@ FIRST = {
     "lstm_attention-bidirectional-ragged-dropout",
     "transformer-pre-norm-ragged-classes",
 }
-MODELS = [c if str(c) in FIRST else pytest.param(c, marks=pytest.mark.long) for c in CASES + LAYERS]
+# A ReLU whose argument is smaller than its rounding may fall to either side of the kink, and which
+# is the processor's choice. In this case one was 0.0006; with 7 features none is below 0.06.
+AT_KINK = "rnn_relu-2layers-bidirectional-ragged-state"
+TABLE = [replace(c, features=7) if str(c) == AT_KINK else c for c in CASES + LAYERS]
+MODELS = [c if str(c) in FIRST else pytest.param(c, marks=pytest.mark.long) for c in TABLE]
 # Over the whole table an error is at most 3.1 times what float32's says, mostly about 1.
 FACTOR = 8
 
@@ -104,7 +108,7 @@ def runs_of(case, dtype: str) -> dict[str, dict]:
 
 
 def test_cases_are_in_the_table():
-    assert {str(case) for case in CASES} >= FIRST
+    assert {str(case) for case in CASES} >= FIRST | {AT_KINK}
 
 
 @pytest.mark.parametrize("dtype", LOW)

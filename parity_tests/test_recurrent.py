@@ -8,15 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from jax.experimental import rnn as cudnn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import jax_impl
 import torch_impl
+from jax_impl.arrays import to_tree
+from jax_impl.training import apply
 from parity_tests import cases
 from parity_tests.cases import CASES, B, Case, H, T
 from parity_tests.compare import assert_same, in_jax, in_numpy, in_torch
 from spec import reference
-from spec.config import Recurrence
+from spec.config import Execution, Recurrence
 
 # Each encoder once, whatever stands on top of it.
 ENCODERS = [
@@ -47,6 +50,11 @@ SEVERAL_STEPS = [
     Case("gru", bidirectional=True),
     Case("lstm", bidirectional=True, ragged=True, state=True),
     Case("lstm", options=Recurrence(zoneout=0.3)),
+]
+FOR_CUDNN = [c for c in ENCODERS if c.model == "lstm" and c.options == Recurrence()]
+FOR_CUDNN += [  # of 6 steps: chunks that some sequences do not reach
+    Case("lstm", ragged=True, state=True, options=Recurrence(truncated_bptt_steps=4), **ways)
+    for ways in ({}, {"bidirectional": True})
 ]
 TORCH_OPTIONS = (Recurrence(), Recurrence(proj_size=3))
 IN_TORCH = [c for c in ENCODERS if c.dropout == 0 and c.reset_after and c.options in TORCH_OPTIONS]
@@ -161,6 +169,52 @@ def test_steps_compiled_as_one_change_nothing(case, layers):
         assert {int(found) for found in loops} == {factor}
     run = partial(run_jax, case, several)
     assert_same(jax_of(case, layers), in_jax(run, leaves, cotangents_of(case)))
+
+
+def cudnn_reference(x, h, c, weights, lengths, D, H, layers, dropout, both_ways, precision):
+    """JAX's own loop over what its binding of cuDNN takes."""
+    parts = cudnn.unpack_lstm_weights(weights, D, H, layers, both_ways)
+    return cudnn.lstm_ref(x, h, c, *parts, lengths, D, H, layers, dropout, both_ways)
+
+
+@pytest.mark.parametrize("case", FOR_CUDNN, ids=str)
+def test_cudnn_is_given_what_it_takes(case):
+    """Its order of weights, lengths, states and directions; the kernel itself needs a GPU."""
+    unroll = partial(jax_impl.fast.unroll_lstm_by_cudnn, kernel=cudnn_reference)
+    layers = jax_impl.recurrent.with_unroll(jax_impl.fast, lstm=unroll)
+    found = in_jax(partial(run_jax, case, layers), leaves_of(case), cotangents_of(case))
+    assert_same(found, jax_of(case, "recurrent"))
+
+
+def test_what_cudnn_cannot_do_it_is_not_asked():
+    """Zoneout, an LSTM with a projection: the loop runs."""
+    for options in (Recurrence(zoneout=0.3), Recurrence(proj_size=3)):
+        case = Case("lstm", ragged=True, options=options)
+        unroll = partial(jax_impl.fast.unroll_lstm_by_cudnn, kernel=None)
+        layers = jax_impl.recurrent.with_unroll(jax_impl.fast, lstm=unroll)
+        found = in_jax(partial(run_jax, case, layers), leaves_of(case), cotangents_of(case))
+        assert_same(found, jax_of(case, "fast"))
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_model_reaches_cudnn_when_asked_to(monkeypatch, asked):
+    """Both ways, by the program that JAX would compile; only a GPU knows the sizes of its buffers."""
+    sizes = "compute_rnn_workspace_reserve_space_sizes"
+    monkeypatch.setattr(cudnn.gpu_rnn, sizes, lambda *given: (4, 4), raising=False)
+    case = Case("lstm_attention", bidirectional=True, ragged=True)
+    params, arrays = jax.tree.map(
+        jnp.float32, (to_tree(case.params), {"inputs": case.leaves["inputs"]})
+    )
+    arrays["lengths"] = jnp.asarray(case.lengths)
+    execution = Execution(device="cuda", cudnn=asked)
+
+    def total(params):
+        return apply(case.config, execution, params, arrays).predictions.sum()
+
+    program = str(jax.make_jaxpr(jax.grad(total))(params))
+    assert program.count("= rnn_fwd[") == program.count("= rnn_bwd[") == 2 * asked
+    assert program.count("cudnn_allow_tf32=False") == 4 * asked
+    assert ("= scan[" in program) is not asked
 
 
 @pytest.mark.parametrize("case", EVERY_STEP, ids=str)

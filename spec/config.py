@@ -500,9 +500,18 @@ class Execution:
         "a whole number from 1 to 1024",
         lambda n: 1 <= n <= 1024,
     )
+    cudnn: bool = option(
+        False,
+        "lstm: JAX's layers by cuDNN, in float32 on a GPU; torch's kernels are, there, anyway",
+    )
 
     def __post_init__(self) -> None:
         validate(self)
+        on_gpu = self.device.partition(":")[0] in ("cuda", "gpu")
+        if self.cudnn and not (on_gpu and self.fast and self.dtype == "float32"):
+            raise ConfigError(
+                "--cudnn: is for float32 and fast layers on a GPU: --device cuda --dtype float32"
+            )
 
     @property
     def master_dtype(self) -> str:

@@ -1,6 +1,8 @@
 """Runs in bfloat16 and float16: the loss scale's rule, checkpoints, continuing, every command."""
 
 import math
+from contextlib import suppress
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -9,13 +11,43 @@ from experiment import checkpoint
 from experiment.estimator import SequenceRegressor
 from experiment.run_directory import LAST
 from spec.backend import StepResult
-from spec.errors import CheckpointError
+from spec.config import Execution
+from spec.errors import CheckpointError, ConfigError
 from spec.precision import GROWTH_INTERVAL, LEAST_SCALE, SCALE_NAME, LossScale
 from tests.conftest import TINY
 
 LOW = pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 # Steps so wide that float16's gradients overflow now and then.
 WIDE = ("--optimizer", "sgd", "--momentum", 0, "--lr", 30, "--clip_norm", "none")
+
+
+@pytest.fixture
+def exactness(backend):
+    """How a backend multiplies float32 on a GPU, set back after the test."""
+    if backend == "torch":
+        import torch
+
+        flags = torch.backends.cudnn, torch.backends.cuda.matmul
+        before = [flag.allow_tf32 for flag in flags]
+        yield lambda: [flag.allow_tf32 for flag in flags] == [False, False]
+        for flag, value in zip(flags, before, strict=True):
+            flag.allow_tf32 = value
+    else:
+        import jax
+
+        before = jax.config.jax_default_matmul_precision
+        yield lambda: jax.config.jax_default_matmul_precision == "highest"
+        jax.config.update("jax_default_matmul_precision", before)
+
+
+def test_float32_on_a_gpu_is_not_tf32(backend, exactness):
+    """Both frameworks' own choice is TF32, torch's for recurrent layers, JAX's for all products."""
+    prepare = import_module(f"{backend}_impl.arrays").prepare
+    prepare(Execution())
+    assert not exactness()
+    with suppress(ConfigError):  # no GPU is needed for it
+        prepare(Execution(device="cuda"))
+    assert exactness()
 
 
 def test_scale_halves_and_doubles_as_grad_scaler():

@@ -21,6 +21,8 @@ def prepare(execution: Execution) -> None:
     """
     # Its own kernel runs in float32, too, but torch says so on stderr.
     warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
+    if execution.device != "cpu":  # float32 and not TF32, which has 10 bits
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
     try:

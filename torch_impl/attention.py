@@ -159,7 +159,7 @@ def dot_product_attention(
     Source: Vaswani et al. (2017), equation 1.
     """
     # A number of Python's: torch.jit.trace makes a shape a tensor, and its root float32.
-    scores = query @ key.transpose(-1, -2) * float(key.shape[-1]) ** -0.5
+    scores = query * float(key.shape[-1]) ** -0.5 @ key.transpose(-1, -2)
     if mask is not None:
         scores = torch.where(mask, scores, torch.finfo(scores.dtype).min)
     weights = softmax(scores, dim=-1)

@@ -107,6 +107,8 @@ class EncoderLayer(nn.Module):
     Source: Vaswani et al. (2017), section 3.1; Xiong et al. (2020) for pre-norm.
     """
 
+    norm, activations = LayerNorm, ACTIVATIONS
+
     def __init__(
         self,
         size: int,
@@ -120,7 +122,7 @@ class EncoderLayer(nn.Module):
         self.activation, self.norm_first, self.dropout = activation, norm_first, dropout
         self.self_attn = MultiHeadAttention(size, num_heads)
         self.linear1, self.linear2 = nn.Linear(size, units), nn.Linear(units, size)
-        self.norm1, self.norm2 = LayerNorm(size), LayerNorm(size)
+        self.norm1, self.norm2 = self.norm(size), self.norm(size)
 
     def forward(
         self,
@@ -137,7 +139,7 @@ class EncoderLayer(nn.Module):
             return drop("attention", self.self_attn(x, mask, weights, self.dropout, attend))
 
         def feedforward(x):
-            units = ACTIVATIONS[self.activation](x @ self.linear1.weight.T + self.linear1.bias)
+            units = self.activations[self.activation](x @ self.linear1.weight.T + self.linear1.bias)
             y = drop("units", units) @ self.linear2.weight.T + self.linear2.bias
             return drop("feedforward", y)
 
@@ -181,7 +183,7 @@ class TransformerEncoder(nn.Module):
     Source: Vaswani et al. (2017), section 3.1.
     """
 
-    attend = staticmethod(dot_product_attention)
+    attend, layer = staticmethod(dot_product_attention), EncoderLayer
 
     def __init__(
         self,
@@ -197,10 +199,10 @@ class TransformerEncoder(nn.Module):
         super().__init__()
         self.causal = causal
         self.layers = nn.ModuleList(
-            EncoderLayer(size, num_heads, units, activation, norm_first, dropout)
+            self.layer(size, num_heads, units, activation, norm_first, dropout)
             for _ in range(num_layers)
         )
-        self.norm = LayerNorm(size) if norm_first else None
+        self.norm = self.layer.norm(size) if norm_first else None
 
     def forward(
         self,

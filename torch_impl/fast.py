@@ -3,10 +3,12 @@
 Dimensions: B batch, T time, D input features, H hidden units, N heads, K features of a head.
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
 from torch_impl import encoder, recurrent
 from torch_impl.attention import dot_product_attention
@@ -142,7 +144,24 @@ def attend(query, key, value, mask=None, keep=None, rate=0.0):
     return scaled_dot_product_attention(query, key, value, mask)
 
 
+class LayerNorm(encoder.LayerNorm):
+    """`encoder.LayerNorm`, fast."""
+
+    def forward(self, x: Float[Tensor, "*B H"]) -> Float[Tensor, "*B H"]:
+        return layer_norm(x, x.shape[-1:], self.weight, self.bias)
+
+
+class EncoderLayer(encoder.EncoderLayer):
+    """`encoder.EncoderLayer`, fast."""
+
+    norm = LayerNorm
+    activations = encoder.ACTIVATIONS | {
+        "gelu": gelu,
+        "gelu_tanh": partial(gelu, approximate="tanh"),
+    }
+
+
 class TransformerEncoder(encoder.TransformerEncoder):
     """`encoder.TransformerEncoder`, fast."""
 
-    attend = staticmethod(attend)
+    attend, layer = staticmethod(attend), EncoderLayer

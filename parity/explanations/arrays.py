@@ -135,6 +135,16 @@ def of_arrays(arrays: Arrays, side: Literal["torch", "jax"]) -> list[Change]:
                     group,
                     lambda n, x, order=order, count=count: permute(x, order, count),
                 )
+            for ending in ("bias_hh", "bias_ih"):
+                several = [n for n in group if ending in n and arrays[n].ndim == 1]
+                for k in range(count) if len(several) > 1 else ():
+                    change(
+                        "missing_bias",
+                        f"missing bias: {other} lacks every {ending} of gate {letters[k]}",
+                        f"+ {ending}",
+                        several,
+                        lambda n, x, k=k, count=count: block(x, k, count, lambda b: b * 0),
+                    )
             for n in group:
                 if arrays[n].ndim == 1:
                     for k in range(count):

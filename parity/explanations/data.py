@@ -131,7 +131,7 @@ def of_inputs(inputs: Arrays, called: set[str]) -> list[Change]:
 
 
 def of_outputs(outputs: list[np.ndarray], inputs: Arrays) -> list[Change]:
-    """List changes to JAX's outputs: order, axes, halves, a constant factor."""
+    """List changes to the outputs: order, axes, halves, a constant factor, probabilities."""
     found = []
 
     def change(name, says, fix, edit, slot="outputs"):
@@ -151,6 +151,10 @@ def of_outputs(outputs: list[np.ndarray], inputs: Arrays) -> list[Change]:
             says = f"carry order: outputs {one} and {two} are swapped, (c, h) for (h, c)"
             change("carry_order", says, "c, h = carry", swap)
     for n, x in enumerate(outputs):
+        for word, function in OUTPUT_FORMS.items() if x.ndim and x.dtype.kind == "f" else ():
+            says = f"output {n}: JAX gives the {word} of what torch gives"
+            edit = on(n, function)
+            found.append(Change("output_form", says, word, "torch", "outputs", outputs=edit))
         if x.ndim >= 2:
             change(
                 "axes_swapped",
@@ -218,6 +222,20 @@ def of_outputs(outputs: list[np.ndarray], inputs: Arrays) -> list[Change]:
                 "scale",
             )
     return found
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    raised = np.exp(x - x.max(axis=-1, keepdims=True))
+    return raised / raised.sum(axis=-1, keepdims=True)
+
+
+OUTPUT_FORMS = {
+    "softmax": softmax,
+    "log_softmax": lambda x: np.log(softmax(x)),
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "exp": np.exp,
+    "log": lambda x: np.log(np.where(x > 0, x, np.nan)),
+}
 
 
 def flip_half(x: np.ndarray) -> np.ndarray:

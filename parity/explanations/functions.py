@@ -1,5 +1,6 @@
 """Explanations by what a torch function computes: activations, norms, masks, cells, losses."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -208,6 +209,14 @@ def of_functions() -> list[Change]:
             "rnn",
         ),
         patched(
+            "reverse_runs_forward",
+            "reversed direction: JAX runs it forward",
+            "jax.lax.scan(..., reverse=True)",
+            "lstm gru rnn_tanh rnn_relu",
+            p.rnn_with(forward_only=True),
+            "rnn",
+        ),
+        patched(
             "direction_order",
             "directions: JAX puts the reverse one first",
             "concatenate([forward, reverse], -1)",
@@ -260,6 +269,13 @@ def of_functions() -> list[Change]:
             p.index_with("second last"),
         ),
         patched(
+            "state_of_layer",
+            "final state: JAX takes another layer's or direction's",
+            "h_n[-1]",
+            "__getitem__",
+            p.index_with("two below"),
+        ),
+        patched(
             "concatenation_order",
             "concatenation: JAX joins the parts in the other order",
             "jnp.concatenate([a, b])",
@@ -306,6 +322,14 @@ def of_functions() -> list[Change]:
             "causal",
         ),
         patched(
+            "causal_mask",
+            "causal mask: JAX sees only the past, torch all",
+            "is_causal=False",
+            "softmax",
+            p.causal_softmax,
+            "causal",
+        ),
+        patched(
             "attention_scale",
             "attention scale: JAX does not divide by sqrt(d)",
             "scores / sqrt(d)",
@@ -349,6 +373,13 @@ def of_functions() -> list[Change]:
             "nn.Dropout(rate, deterministic=True)",
             "dropout",
             dropout_in_eval,
+        ),
+        patched(
+            "class_weights",
+            "class weights: JAX leaves them out",
+            "weight[target]",
+            "cross_entropy nll_loss",
+            p.set_argument(2, "weight", None),
         ),
         patched(
             "embedding_scale",
@@ -451,6 +482,16 @@ def of_functions() -> list[Change]:
                 "negative_slope=0.01",
                 "leaky_relu",
                 p.set_argument(1, "negative_slope", slope),
+            )
+        )
+    for smoothing in (0.0, 0.05, 0.1, 0.2):
+        found.append(
+            patched(
+                "label_smoothing",
+                f"label smoothing: JAX has {smoothing:g}, torch another",
+                "optax.smooth_labels(labels, alpha)",
+                "cross_entropy",
+                p.set_argument(7, "label_smoothing", smoothing),
             )
         )
     for axis in range(4):
@@ -557,6 +598,26 @@ def of_softmax_scale(depths: set[int]) -> list[Change]:
                     "softmax scale",
                 )
             )
+        found.append(
+            patched(
+                "attention_scale",
+                f"attention scale: JAX divides by sqrt({depth})",
+                "scores / jnp.sqrt(d), d the features of a head",
+                "scaled_dot_product_attention",
+                p.attention_with(lambda d, depth=depth: depth**-0.5),
+            )
+        )
+    for right, wrong in itertools.permutations(sorted(depths), 2):
+        found.append(
+            patched(
+                "attention_scale",
+                f"attention scale: JAX divides by sqrt({wrong}), torch by sqrt({right})",
+                "scores / jnp.sqrt(d), d the features of a head",
+                "softmax",
+                p.scaled_first((right / wrong) ** 0.5),
+                "softmax scale",
+            )
+        )
     return found
 
 
