@@ -23,8 +23,6 @@ def prepare(execution: Execution) -> None:
     Raises:
       ConfigError: the device is unknown or absent.
     """
-    if execution.device != "cpu":  # float32 and not TF32, which has 10 bits
-        jax.config.update("jax_default_matmul_precision", "highest")
     if execution.threads is not None:
         os.environ["NPROC"] = str(execution.threads)  # XLA reads it when it starts.
     if execution.dtype == "float64":
@@ -34,6 +32,8 @@ def prepare(execution: Execution) -> None:
     except (RuntimeError, IndexError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--device {execution.device!r}: JAX cannot use it ({reason})") from None
+    if execution.device != "cpu":  # float32 and not TF32, which has 10 bits
+        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 def device(execution: Execution) -> jax.Device:

@@ -21,8 +21,6 @@ def prepare(execution: Execution) -> None:
     """
     # Its own kernel runs in float32, too, but torch says so on stderr.
     warnings.filterwarnings("ignore", "LSTM with projections is not supported with oneDNN")
-    if execution.device != "cpu":  # float32 and not TF32, which has 10 bits
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if execution.threads is not None:
         torch.set_num_threads(execution.threads)
     try:
@@ -32,6 +30,8 @@ def prepare(execution: Execution) -> None:
         raise ConfigError(
             f"--device {execution.device!r}: torch cannot use it ({reason})"
         ) from None
+    if execution.device != "cpu":  # float32 and not TF32, which has 10 bits
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def device(execution: Execution) -> torch.device:
