@@ -145,14 +145,52 @@ def join_time(part: Shaped[Array, "N B S ..."]) -> Shaped[Array, "B T ..."]:
     return part.swapaxes(0, 1).reshape(part.shape[1], -1, *part.shape[3:])
 
 
-def recomputed(unroll_cell: Callable) -> Callable:
+def recomputed(unroll_cell: Callable, in_order: bool = False) -> Callable:
     """Keep the states of a layer at about sqrt(T) steps and compute the others again.
 
     Source: Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
     """
 
-    def run(weights, inputs, *others, **options):
+    def run(weights, inputs, valid, state, *others, **options):
         steps = isqrt(inputs.shape[1] - 1) + 1
-        return in_chunks(unroll_cell, steps, False, True)(weights, inputs, *others, **options)
+        chunk = in_chunks(
+            step_by_step(unroll_cell) if in_order else unroll_cell, steps, False, True
+        )
+        start = (tuple(state), weights) if in_order else state
+        outputs, last = chunk(weights, inputs, valid, start, *others, **options)
+        return outputs, last[0] if in_order else last
+
+    return run
+
+
+@jax.custom_vjp
+def read_from(weights: Mapping[str, Array], sums: Mapping[str, Array]) -> Mapping[str, Array]:
+    """Return the weights; their gradient is that of the sums."""
+    return weights
+
+
+read_from.defvjp(lambda weights, sums: (weights, None), lambda _, gradient: (None, gradient))
+
+
+def step_by_step(unroll_cell: Callable) -> Callable:
+    """Add each step's gradient of the weights to that of all the steps after it.
+
+    That is the order of a loop over all steps. A loop over chunks alone would sum each of them first
+    and then the sums, which rounds otherwise. So the sum is carried, beside the state.
+    """
+
+    def run(weights, inputs, valid, state, reverse, carry=AS_IT_IS, factor=1, **options):
+        def step(state, now):
+            state, sums = state
+            sums = lax.optimization_barrier(sums)  # or JAX takes it out of the loop
+            inputs, valid, resets, advances = jax.tree.map(lambda part: part[:, None], now)
+            own, read = carry._replace(resets=resets, advances=advances), read_from(weights, sums)
+            outputs, state = unroll_cell(read, inputs, valid, state, reverse, own, **options)
+            return (tuple(state), sums), tuple(part[:, 0] for part in outputs)
+
+        given = inputs, valid, carry.resets, carry.advances
+        time_first = jax.tree.map(lambda part: part.swapaxes(0, 1), given)
+        state, outputs = lax.scan(step, state, time_first, reverse=reverse, unroll=factor)
+        return tuple(part.swapaxes(0, 1) for part in outputs), state
 
     return run

@@ -300,9 +300,9 @@ def each_unroll(change: Callable, layers: ModuleType | SimpleNamespace) -> Simpl
     return with_unroll(layers, **{name: change(function) for name, function in kinds.items()})
 
 
-def recomputing(layers: ModuleType | SimpleNamespace) -> SimpleNamespace:
+def recomputing(layers: ModuleType | SimpleNamespace, in_order: bool = False) -> SimpleNamespace:
     """Return the layers of a module with `recomputed` states."""
-    return each_unroll(recomputed, layers)
+    return each_unroll(partial(recomputed, in_order=in_order), layers)
 
 
 def by_steps(layers: ModuleType, factor: int) -> SimpleNamespace:

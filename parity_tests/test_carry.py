@@ -1,7 +1,12 @@
 """What happens to a state between two steps: chunks of time, with and without a gradient across."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from platform import machine
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +29,7 @@ from parity_tests.test_recurrent import (
 from spec import reference
 from spec.config import Recurrence
 
+ROOT = Path(__file__).parents[1]
 CUT = {"truncated_bptt_steps": 4}  # of 6: a whole chunk and a shorter one
 CASES = [
     Case("rnn", layers=2, bidirectional=True, ragged=True, state=True),
@@ -132,25 +138,43 @@ def test_chunks_of_equal_size_begin_at_either_end_and_reset():
     assert_same(in_t[cut], in_j)
 
 
+def kept_and_recomputed(case, library, kind):
+    """Run layers as they are, and with chunks of 3 that are run again on the way back."""
+    layers, again = getattr(library, kind), library.recurrent.recomputing
+    if library is torch_impl:
+        run, both, again = run_torch, in_torch, again(layers)
+    else:
+        run, both, again = run_jax, in_jax, again(layers, in_order=kind == "recurrent")
+    given = leaves_of(case), cotangents_of(case)
+    return [both(partial(run, case, way), *given) for way in (layers, again)]
+
+
 @pytest.mark.parametrize("kind", ["recurrent", "fast"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_recomputed_states_change_nothing(case, kind):
-    """Chunks of 3 that are run again on the way back: the same values and gradients."""
-    leaves, cotangents = leaves_of(case), cotangents_of(case)
-    for run, layers, both in (
-        (run_torch, getattr(torch_impl, kind), in_torch),
-        (run_jax, getattr(jax_impl, kind), in_jax),
-    ):
-        again = torch_impl.recurrent if run is run_torch else jax_impl.recurrent
-        kept = both(partial(run, case, layers), leaves, cotangents)
-        recomputed = both(partial(run, case, again.recomputing(layers)), leaves, cotangents)
+    """The same values and gradients; in torch to the bit, but for what a kernel sums over time."""
+    for library in (torch_impl, jax_impl):
+        kept, recomputed = kept_and_recomputed(case, library, kind)
         assert_same(kept, recomputed)
-        if (
-            run is run_torch
-        ):  # XLA fuses the two differently; a kernel's sums over time are regrouped
-            exact = [n for n in kept if kind == "recurrent" or not n.startswith("d ")]
-            for name in exact:
-                np.testing.assert_array_equal(recomputed[name], kept[name])
+        if library is torch_impl:
+            for name in kept:
+                if kind == "recurrent" or not name.startswith("d "):
+                    np.testing.assert_array_equal(recomputed[name], kept[name])
+
+
+@pytest.mark.skipif(machine() != "x86_64", reason="the flag is for x86-64")
+def test_recomputed_states_change_no_bit_in_jax():
+    """Without fused multiply-add: which products XLA fuses with a sum, it chooses by program."""
+    check = "from parity_tests import conftest, test_carry; test_carry.see_equal_bits()"
+    environment = os.environ | {"XLA_FLAGS": "--xla_cpu_max_isa=AVX", "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", check], env=environment, check=True)
+
+
+def see_equal_bits():
+    for case in CASES:
+        kept, recomputed = kept_and_recomputed(case, jax_impl, "recurrent")
+        for name in kept:
+            np.testing.assert_array_equal(recomputed[name], kept[name], f"{case} {name}")
 
 
 def test_recomputation_needs_memory_for_the_root_of_the_steps():

@@ -40,6 +40,8 @@ ONLY_JAX = {
     "carry.py": {
         "split_time": "one loop over chunks, which torch has anyway",
         "join_time": "one loop over chunks, which torch has anyway",
+        "read_from": "autograd adds up step by step anyway",
+        "step_by_step": "autograd adds up step by step anyway",
     },
     "recurrent.py": {
         "each_unroll": "torch has one change of how layers are unrolled, recomputing",

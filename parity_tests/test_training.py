@@ -2,11 +2,14 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
 import jax_impl
 import torch_impl
+from jax_impl.arrays import to_tree
+from jax_impl.training import apply
 from parity_tests.compare import relative_error
 from spec import losses
 from spec.batch import Batch, keep_masks
@@ -242,3 +245,18 @@ def test_same_start_masks_and_predictions():
         found.append(backend.predict(state, batch))
     for t, j in zip(*found, strict=True):
         assert relative_error(t, j) <= 1e-13
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_remat_keeps_the_order_of_the_readable_layers(fast):
+    """In the program that JAX would compile; a fast LSTM's weights get one product over a chunk."""
+    params = to_tree(init_params(parameter_schema(ATTENTION), seed=3))
+    batch = next(batches(replace(ATTENTION, dropout=0.0)))
+    execution = Execution(remat=True, fast=fast)
+
+    def predictions(params):
+        return apply(ATTENTION, execution, params, {"inputs": batch.inputs}).predictions
+
+    program = str(jax.make_jaxpr(predictions)(params))
+    assert "remat" in program
+    assert ("optimization_barrier" in program) is not fast
