@@ -4,13 +4,14 @@ Dimensions: B batch, T time, D input features, H hidden units.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import isqrt
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, PyTree, Shaped
 
 from jax_impl.arrays import in_float32
 
@@ -103,62 +104,79 @@ def in_chunks(unroll_cell: Callable, steps: int, cut: bool, recompute: bool) -> 
 
     def run(weights, inputs, valid, state, reverse, carry=AS_IT_IS, **options):
         def piece(state, now):
-            inputs, valid, resets, advances, begins = now
+            begins, *given = now
+            inputs, valid, resets, advances = other_axis_first(given)
             if cut:
-                state = tuple(jnp.where(begins, s, lax.stop_gradient(s)) for s in state)
+                state = tuple(jnp.where(begins.any(), s, lax.stop_gradient(s)) for s in state)
             own = carry._replace(resets=resets, advances=advances)
             outputs, state = unroll_cell(weights, inputs, valid, state, reverse, own, **options)
-            return tuple(state), outputs
+            return tuple(state), other_axis_first(tuple(outputs))
 
+        begins = jnp.arange(inputs.shape[1]) == (inputs.shape[1] - 1 if reverse else 0)
+        given = other_axis_first((inputs, valid, carry.resets, carry.advances))
+        chunks = split_time((begins, *given), steps)
         piece = jax.checkpoint(piece) if recompute else piece
-        given = inputs, valid, carry.resets, carry.advances
-        count, left = divmod(inputs.shape[1], steps)
-
-        def chunks(state, first):  # one loop over all of full size: more take no longer to compile
-            split = jax.tree.map(lambda part: split_time(part[:, : count * steps], steps), given)
-            begins = first & (jnp.arange(count) == (count - 1 if reverse else 0))
-            state, outputs = lax.scan(piece, state, (*split, begins), reverse=reverse)
-            return state, jax.tree.map(join_time, outputs)
-
-        def rest(state, first):
-            last = jax.tree.map(lambda part: part[:, count * steps :], given)
-            return piece(state, (*last, jnp.asarray(first)))
-
-        order = [chunks] * (count > 0) + [rest] * (left > 0)
-        found = []
-        for part in reversed(order) if reverse else order:
-            state, outputs = part(tuple(state), not found)
-            found.append(outputs)
-        found = reversed(found) if reverse else found
-        return tuple(jnp.concatenate(part, axis=1) for part in zip(*found, strict=True)), state
+        state, outputs = over_chunks(piece, tuple(state), chunks, reverse)
+        return other_axis_first(join_time(outputs)), state
 
     return run
 
 
-def split_time(part: Shaped[Array, "B T ..."], steps: int) -> Shaped[Array, "N B S ..."]:
-    """Cut time into N chunks of so many steps, chunks first."""
-    return part.reshape(len(part), -1, steps, *part.shape[2:]).swapaxes(0, 1)
+def other_axis_first(parts: PyTree[Shaped[Array, "B T ..."]]) -> PyTree[Shaped[Array, "T B ..."]]:
+    """Exchange the first two axes of each array."""
+    return jax.tree.map(lambda part: part.swapaxes(0, 1), parts)
 
 
-def join_time(part: Shaped[Array, "N B S ..."]) -> Shaped[Array, "B T ..."]:
+def split_time(parts: PyTree[Shaped[Array, "T ..."]], steps: int) -> tuple[PyTree, PyTree]:
+    """Cut time into N chunks of so many steps and the R steps that are left: [N, S, ..], [R, ..]."""
+    count = jax.tree.leaves(parts)[0].shape[0] // steps
+    whole = jax.tree.map(
+        lambda part: part[: count * steps].reshape(count, steps, *part.shape[1:]), parts
+    )
+    return whole, jax.tree.map(lambda part: part[count * steps :], parts)
+
+
+def over_chunks(
+    piece: Callable, state: PyTree, chunks: tuple[PyTree, PyTree], reverse: bool
+) -> tuple[PyTree, list[PyTree | None]]:
+    """Run `piece`, (state, chunk) -> (state, outputs), over what `split_time` made: state, outputs.
+
+    All chunks of full size are one loop: more of them take no longer to compile. Of a size that
+    there is none of, the outputs are None.
+    """
+
+    found = [None, None]
+    for size in (1, 0) if reverse else (0, 1):
+        if jax.tree.leaves(chunks[size])[0].shape[0]:
+            run = piece if size else partial(lax.scan, piece, reverse=reverse)
+            state, found[size] = run(state, chunks[size])
+    return state, found
+
+
+def join_time(outputs: list[PyTree | None]) -> PyTree[Shaped[Array, "T ..."]]:
     """Undo `split_time`."""
-    return part.swapaxes(0, 1).reshape(part.shape[1], -1, *part.shape[3:])
+    whole, rest = outputs
+    whole = jax.tree.map(lambda part: part.reshape(-1, *part.shape[2:]), whole)
+    found = [part for part in (whole, rest) if part is not None]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
 
 
-def recomputed(unroll_cell: Callable, in_order: bool = False) -> Callable:
+def root(time: int) -> int:
+    """Return the steps of a chunk of which there are about as many: ceil(sqrt(time))."""
+    return isqrt(time - 1) + 1
+
+
+def recomputed(unroll_cell: Callable) -> Callable:
     """Keep the states of a layer at about sqrt(T) steps and compute the others again.
 
     Source: Chen et al. (2016), "Training Deep Nets with Sublinear Memory Cost".
     """
 
     def run(weights, inputs, valid, state, *others, **options):
-        steps = isqrt(inputs.shape[1] - 1) + 1
-        chunk = in_chunks(
-            step_by_step(unroll_cell) if in_order else unroll_cell, steps, False, True
-        )
-        start = (tuple(state), weights) if in_order else state
-        outputs, last = chunk(weights, inputs, valid, start, *others, **options)
-        return outputs, last[0] if in_order else last
+        chunk = in_chunks(step_by_step(unroll_cell), root(inputs.shape[1]), False, True)
+        start = (tuple(state), weights)
+        outputs, (last, _) = chunk(weights, inputs, valid, start, *others, **options)
+        return outputs, last
 
     return run
 
@@ -188,9 +206,8 @@ def step_by_step(unroll_cell: Callable) -> Callable:
             outputs, state = unroll_cell(read, inputs, valid, state, reverse, own, **options)
             return (tuple(state), sums), tuple(part[:, 0] for part in outputs)
 
-        given = inputs, valid, carry.resets, carry.advances
-        time_first = jax.tree.map(lambda part: part.swapaxes(0, 1), given)
-        state, outputs = lax.scan(step, state, time_first, reverse=reverse, unroll=factor)
-        return tuple(part.swapaxes(0, 1) for part in outputs), state
+        given = other_axis_first((inputs, valid, carry.resets, carry.advances))
+        state, outputs = lax.scan(step, state, given, reverse=reverse, unroll=factor)
+        return other_axis_first(outputs), state
 
     return run

@@ -1,7 +1,7 @@
 """The layers of `recurrent.py` with a backward pass derived by hand.
 
-The cell's gates are kept from the forward pass, and all weight gradients come from one product
-after the loop, where autodiff adds up one product a time step.
+The cell's gates are kept from the forward pass, and the weight gradients come from about sqrt(T)
+products after the loop, where autodiff adds up one product a time step.
 
 Dimensions: T time, B batch, D input features, H hidden units, G gates x H.
 """
@@ -19,7 +19,8 @@ from jaxtyping import Float, Int
 
 from jax_impl import encoder, recurrent
 from jax_impl.arrays import sigmoid, tanh
-from jax_impl.carry import AS_IT_IS
+from jax_impl.carry import AS_IT_IS, in_chunks, join_time, over_chunks, root, split_time
+from jax_impl.carry import recomputed as again
 from jax_impl.cells import lstm_cell
 
 
@@ -74,8 +75,8 @@ def hold(here, new, old):
     return tuple(jnp.where(here, n, o) for n, o in zip(new, old, strict=True))
 
 
-def loop_forward(cell, reverse, factor, weights, inputs, here, first):
-    """Return (h [T, B, H], final state) and what `loop_backward` needs."""
+def advance_all(cell, reverse, factor, weights, first, inputs, here):
+    """Run a cell over time: final state, (states at every step, what to keep of each)."""
     weight_ih, weight_hh = weights["weight_ih"].T, weights["weight_hh"].T
     bias = weights["bias_ih"] + weights["bias_hh"]
 
@@ -85,21 +86,16 @@ def loop_forward(cell, reverse, factor, weights, inputs, here, first):
         after = hold(here, after, state)
         return after, (after, kept)
 
-    over = (inputs, here)
-    final, (states, kept) = lax.scan(advance, first, over, reverse=reverse, unroll=factor)
-    return (states[0], final), (weights, inputs, here, first, states, kept)
+    return lax.scan(advance, first, (inputs, here), reverse=reverse, unroll=factor)
 
 
-def loop_backward(cell, reverse, factor, residuals, cotangents):
-    """Return the cotangents of `loop`'s weights, inputs, mask and first state."""
-    weights, inputs, here, first, states, kept = residuals
-    d_outputs, d_final = cotangents
+def retreat_all(cell, reverse, factor, weights, first, here, passed, d_outputs, d_final):
+    """Run a cell's derivative back over the steps passed: d_first, d_gates, h before each step."""
+    states, kept = passed
 
     def shifted(start, states):
         parts = (states[1:], start[None]) if reverse else (start[None], states[:-1])
         return jnp.concatenate(parts)
-
-    befores = tuple(shifted(start, part) for start, part in zip(first, states, strict=True))
 
     def retreat(d_after, now):
         d_output, before, after, kept, here = now
@@ -109,61 +105,125 @@ def loop_backward(cell, reverse, factor, residuals, cotangents):
         d_before = hold(here, (d_gates @ weights["weight_hh"], *d_others), d_after)
         return d_before, d_gates
 
+    befores = tuple(shifted(start, part) for start, part in zip(first, states, strict=True))
     back = (d_outputs, befores, states, kept, here)
     d_first, d_gates = lax.scan(retreat, d_final, back, reverse=not reverse, unroll=factor)
+    return d_first, d_gates, befores[0]
 
-    # One product for all weights: the bias is the weight of an input that is always 1.
-    H, D = befores[0].shape[-1], inputs.shape[-1]
-    ones = jnp.ones_like(inputs[..., :1])
-    read = jnp.concatenate([befores[0], inputs, ones], axis=-1).reshape(-1, H + D + 1)
-    products = read.T @ d_gates.reshape(len(read), -1)
-    # The barrier keeps XLA from turning the product around, which takes twice the time.
-    products = lax.optimization_barrier(products).T
+
+def loop_forward(cell, reverse, factor, recompute, weights, inputs, here, first):
+    """Return (h [T, B, H], final state) and what `loop_backward` needs."""
+    run = partial(advance_all, cell, reverse, factor, weights)
+
+    def piece(state, now):
+        final, (states, _) = run(state, *now)
+        return final, (states[0], state)
+
+    if recompute:
+        chunks = split_time((inputs, here), root(len(inputs)))
+        final, found = over_chunks(piece, first, chunks, reverse)
+        outputs = join_time([part and part[0] for part in found])
+        passed = [part and part[1] for part in found]  # of each chunk no more than its first state
+    else:
+        final, passed = run(first, inputs, here)
+        outputs = passed[0][0]
+    return (outputs, final), (weights, inputs, here, first, passed)
+
+
+def loop_backward(cell, reverse, factor, recompute, residuals, cotangents):
+    """Return the cotangents of `loop`'s weights, inputs, mask and first state.
+
+    The weights' are added up chunk by chunk, whether states are recomputed or not: the same bits.
+    """
+    weights, inputs, here, first, passed = residuals
+    d_outputs, d_final = cotangents
+    H, D, steps = first[0].shape[-1], inputs.shape[-1], root(len(inputs))
+    total = jnp.promote_types(inputs.dtype, jnp.float32)
+
+    def add(sums, now):
+        inputs, d_gates, h = now
+        # One product for all weights: the bias is the weight of an input that is always 1.
+        read = jnp.concatenate([h, inputs, jnp.ones_like(inputs[..., :1])], axis=-1)
+        rows = read.reshape(-1, H + D + 1).T, d_gates.reshape(-1, d_gates.shape[-1])
+        product = jnp.matmul(*rows, preferred_element_type=total)
+        # The barrier keeps XLA from turning the product around, which takes twice the time.
+        return sums + lax.optimization_barrier(product), d_gates @ weights["weight_ih"]
+
+    def piece(carry, now):
+        (d_after, sums), (start, inputs, here, d_outputs) = carry, now
+        _, passed = advance_all(cell, reverse, factor, weights, start, inputs, here)
+        back = passed, d_outputs, d_after
+        d_start, d_gates, h = retreat_all(cell, reverse, factor, weights, start, here, *back)
+        sums, d_inputs = add(sums, (inputs, d_gates, h))
+        return (d_start, sums), d_inputs
+
+    sums = jnp.zeros((H + D + 1, len(weights["weight_ih"])), total)
+    if recompute:
+        chunks = split_time((inputs, here, d_outputs), steps)
+        chunks = [(start, *part) for start, part in zip(passed, chunks, strict=True)]
+        (d_first, sums), d_inputs = over_chunks(piece, (d_final, sums), chunks, not reverse)
+    else:
+        back = passed, d_outputs, d_final
+        d_first, d_gates, h = retreat_all(cell, reverse, factor, weights, first, here, *back)
+        chunks = split_time((inputs, d_gates, h), steps)
+        sums, d_inputs = over_chunks(add, sums, chunks, not reverse)
+    sums = sums.T.astype(inputs.dtype)
     d_weights = {
-        "weight_ih": products[:, H : H + D],
-        "weight_hh": products[:, :H],
-        "bias_ih": products[:, -1],
-        "bias_hh": products[:, -1],
+        "weight_ih": sums[:, H : H + D],
+        "weight_hh": sums[:, :H],
+        "bias_ih": sums[:, -1],
+        "bias_hh": sums[:, -1],
     }
-    return d_weights, d_gates @ weights["weight_ih"], None, d_first
+    return d_weights, join_time(d_inputs), None, d_first
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def loop(cell, reverse, factor, weights, inputs, here, first):
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2, 3))
+def loop(cell, reverse, factor, recompute, weights, inputs, here, first):
     """Run a cell over time; time comes first: inputs [T, B, D], here [T, B, 1] or None."""
-    return loop_forward(cell, reverse, factor, weights, inputs, here, first)[0]
+    return loop_forward(cell, reverse, factor, recompute, weights, inputs, here, first)[0]
 
 
 loop.defvjp(loop_forward, loop_backward)
 
 
-def unroll_cell(cell, weights, inputs, valid, state, reverse, factor):
+def unroll_cell(cell, weights, inputs, valid, state, reverse, *options):
     here = None if valid is None else valid.T[..., None]
     time_first = inputs.swapaxes(0, 1)
-    outputs, state = loop(cell, reverse, factor, weights, time_first, here, tuple(state))
+    outputs, state = loop(cell, reverse, *options, weights, time_first, here, tuple(state))
     outputs = outputs.swapaxes(0, 1)
     return (outputs if valid is None else jnp.where(valid[..., None], outputs, 0.0),), state
 
 
 def unroll_rnn(
-    weights, inputs, valid, state, reverse, carry=AS_IT_IS, nonlinearity="tanh", factor=1
+    weights,
+    inputs,
+    valid,
+    state,
+    reverse,
+    carry=AS_IT_IS,
+    nonlinearity="tanh",
+    factor=1,
+    recompute=False,
 ):
     """Unroll `rnn_cell` with the weights of one layer and direction."""
+    given = weights, inputs, valid, state, reverse
     if not carry.plain:
-        given = weights, inputs, valid, state, reverse, carry, nonlinearity, factor
-        return recurrent.unroll_rnn(*given)
-    return unroll_cell(RNN_CELLS[nonlinearity], weights, inputs, valid, state, reverse, factor)
+        readable = again(recurrent.unroll_rnn) if recompute else recurrent.unroll_rnn
+        return readable(*given, carry, nonlinearity=nonlinearity, factor=factor)
+    return unroll_cell(RNN_CELLS[nonlinearity], *given, factor, recompute)
 
 
 # XLA's own derivative: the gates of a GRU are no function of one sum, as `loop` has it.
 unroll_gru = recurrent.unroll_gru
 
 
-def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS, factor=1):
+def unroll_lstm(weights, inputs, valid, state, reverse, carry=AS_IT_IS, factor=1, recompute=False):
     """Unroll `lstm_cell` with the weights of one layer and direction."""
+    given = weights, inputs, valid, state, reverse
     if not carry.plain or recurrent.cell_of(weights) is not lstm_cell:
-        return recurrent.unroll_lstm(weights, inputs, valid, state, reverse, carry, factor)
-    return unroll_cell(LSTM_CELL, weights, inputs, valid, state, reverse, factor)
+        readable = again(recurrent.unroll_lstm) if recompute else recurrent.unroll_lstm
+        return readable(*given, carry, factor=factor)
+    return unroll_cell(LSTM_CELL, *given, factor, recompute)
 
 
 def reverse_in_time(x: Float[Array, "B T D"], lengths: Int[Array, " B"]) -> Float[Array, "B T D"]:
@@ -192,6 +252,20 @@ def unroll_lstm_by_cudnn(
     last = hold((count > 0)[:, None], [part[0] for part in last], state)
     outputs = reverse_in_time(outputs, lengths) if reverse else outputs
     return (outputs if valid is None else jnp.where(valid[..., None], outputs, 0.0),), last
+
+
+def recomputed(unroll_cell: Callable) -> Callable:
+    """Compute the states of one of these layers again, as in `carry.py`, with its sums unchanged.
+
+    cuDNN adds up over time itself: its gradients are those of chunks, added up.
+    """
+    if unroll_cell in (unroll_rnn, unroll_lstm):
+        return partial(unroll_cell, recompute=True)
+    if unroll_cell is unroll_lstm_by_cudnn:
+        return lambda weights, inputs, *others, **options: in_chunks(
+            unroll_cell, root(inputs.shape[1]), False, True
+        )(weights, inputs, *others, **options)
+    return again(unroll_cell)
 
 
 rnn = partial(recurrent.rnn, unroll=unroll_rnn)

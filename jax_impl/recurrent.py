@@ -300,9 +300,9 @@ def each_unroll(change: Callable, layers: ModuleType | SimpleNamespace) -> Simpl
     return with_unroll(layers, **{name: change(function) for name, function in kinds.items()})
 
 
-def recomputing(layers: ModuleType | SimpleNamespace, in_order: bool = False) -> SimpleNamespace:
-    """Return the layers of a module with `recomputed` states."""
-    return each_unroll(partial(recomputed, in_order=in_order), layers)
+def recomputing(layers: ModuleType | SimpleNamespace) -> SimpleNamespace:
+    """Return the layers of a module with `recomputed` states, in a way of its own if it has one."""
+    return each_unroll(vars(layers).get("recomputed", recomputed), layers)
 
 
 def by_steps(layers: ModuleType, factor: int) -> SimpleNamespace:

@@ -88,9 +88,8 @@ def apply(config: ModelConfig, execution: Execution, params, arrays: Mapping[str
     layers = fast if execution.fast else recurrent
     if execution.cudnn:
         layers = recurrent.with_unroll(fast, lstm=fast.unroll_lstm_by_cudnn)
+    layers = recurrent.recomputing(layers) if execution.remat else layers
     layers = recurrent.by_steps(layers, execution.unroll) if execution.unroll > 1 else layers
-    if execution.remat:  # a fast layer's one product over time has no order of steps
-        layers = recurrent.recomputing(layers, in_order=not execution.fast)
     lengths, keep = arrays.get("lengths"), arrays.get("keep")
     model = MODELS[config.model]
     told = {"targets": arrays.get("targets")} if config.decodes else {}

@@ -140,13 +140,10 @@ def test_chunks_of_equal_size_begin_at_either_end_and_reset():
 
 def kept_and_recomputed(case, library, kind):
     """Run layers as they are, and with chunks of 3 that are run again on the way back."""
-    layers, again = getattr(library, kind), library.recurrent.recomputing
-    if library is torch_impl:
-        run, both, again = run_torch, in_torch, again(layers)
-    else:
-        run, both, again = run_jax, in_jax, again(layers, in_order=kind == "recurrent")
-    given = leaves_of(case), cotangents_of(case)
-    return [both(partial(run, case, way), *given) for way in (layers, again)]
+    layers, given = getattr(library, kind), (leaves_of(case), cotangents_of(case))
+    run, both = (run_torch, in_torch) if library is torch_impl else (run_jax, in_jax)
+    ways = layers, library.recurrent.recomputing(layers)
+    return [both(partial(run, case, way), *given) for way in ways]
 
 
 @pytest.mark.parametrize("kind", ["recurrent", "fast"])
@@ -172,9 +169,11 @@ def test_recomputed_states_change_no_bit_in_jax():
 
 def see_equal_bits():
     for case in CASES:
-        kept, recomputed = kept_and_recomputed(case, jax_impl, "recurrent")
-        for name in kept:
-            np.testing.assert_array_equal(recomputed[name], kept[name], f"{case} {name}")
+        for kind in ("recurrent", "fast"):
+            kept, recomputed = kept_and_recomputed(case, jax_impl, kind)
+            for name in kept:
+                message = f"{case} {kind} {name}"
+                np.testing.assert_array_equal(recomputed[name], kept[name], message)
 
 
 def test_recomputation_needs_memory_for_the_root_of_the_steps():
@@ -188,6 +187,8 @@ def test_recomputation_needs_memory_for_the_root_of_the_steps():
     for name, layers in (
         ("all", jax_impl.recurrent),
         ("root", jax_impl.recurrent.recomputing(jax_impl.recurrent)),
+        ("all, fast", jax_impl.fast),
+        ("root, fast", jax_impl.recurrent.recomputing(jax_impl.fast)),
     ):
 
         def total(params, layers=layers):
@@ -196,6 +197,7 @@ def test_recomputation_needs_memory_for_the_root_of_the_steps():
         compiled = jax.jit(jax.grad(total)).lower(params).compile()
         kept[name] = compiled.memory_analysis().temp_size_in_bytes
     assert kept["root"] < kept["all"] / 4
+    assert kept["root, fast"] < kept["all, fast"] / 4
     saved = {}
     for name, layers in (
         ("all", torch_impl.recurrent),

@@ -165,7 +165,8 @@ def test_steps_compiled_as_one_change_nothing(case, layers):
         def total(leaves, run=run):
             return sum(part.sum() for part in run_jax(case, run, leaves).values())
 
-        loops = re.findall(r"unroll=(\d+)", str(jax.make_jaxpr(jax.grad(total))(leaves)))
+        program = str(jax.make_jaxpr(jax.grad(total))(leaves))
+        loops = re.findall(rf"length={T}\s[^\[]*?unroll=(\d+)", program)
         assert {int(found) for found in loops} == {factor}
     run = partial(run_jax, case, several)
     assert_same(jax_of(case, layers), in_jax(run, leaves, cotangents_of(case)))
@@ -196,8 +197,8 @@ def test_what_cudnn_cannot_do_it_is_not_asked():
         assert_same(found, jax_of(case, "fast"))
 
 
-@pytest.mark.parametrize("asked", [True, False])
-def test_a_model_reaches_cudnn_when_asked_to(monkeypatch, asked):
+@pytest.mark.parametrize(("asked", "remat"), [(True, False), (False, False), (True, True)])
+def test_a_model_reaches_cudnn_when_asked_to(monkeypatch, asked, remat):
     """Both ways, by the program that JAX would compile; only a GPU knows the sizes of its buffers."""
     sizes = "compute_rnn_workspace_reserve_space_sizes"
     monkeypatch.setattr(cudnn.gpu_rnn, sizes, lambda *given: (4, 4), raising=False)
@@ -206,12 +207,15 @@ def test_a_model_reaches_cudnn_when_asked_to(monkeypatch, asked):
         jnp.float32, (to_tree(case.params), {"inputs": case.leaves["inputs"]})
     )
     arrays["lengths"] = jnp.asarray(case.lengths)
-    execution = Execution(device="cuda", cudnn=asked)
+    execution = Execution(device="cuda", cudnn=asked, remat=remat)
 
     def total(params):
         return apply(case.config, execution, params, arrays).predictions.sum()
 
     program = str(jax.make_jaxpr(jax.grad(total))(params))
+    if remat:  # the kernel runs on chunks of 3 steps, forward twice
+        assert program.count("= rnn_fwd[") == 2 * program.count("= rnn_bwd[") == 4
+        return
     assert program.count("= rnn_fwd[") == program.count("= rnn_bwd[") == 2 * asked
     assert program.count("cudnn_allow_tf32=False") == 4 * asked
     assert ("= scan[" in program) is not asked
