@@ -44,12 +44,12 @@ class Output(NamedTuple):
 
 def recurrent_layers(config: ModelConfig, layers: ModuleType) -> Callable:
     """Build the recurrent layers that a configuration names."""
-    own = {"dropout": config.dropout, "options": config}
-    if config.cell == "lstm":
-        return partial(layers.lstm, **own)
-    if config.cell == "gru":
-        return partial(layers.gru, reset_after=config.reset_after, **own)
-    return partial(layers.rnn, nonlinearity=config.nonlinearity, **own)
+    kind, own = {
+        "rnn": (layers.rnn, {"nonlinearity": config.nonlinearity}),
+        "gru": (layers.gru, {"reset_after": config.reset_after}),
+        "lstm": (layers.lstm, {}),
+    }[config.cell]
+    return partial(kind, dropout=config.dropout, options=config, **own)
 
 
 def attention_over_steps(config: ModelConfig) -> Callable:

@@ -38,11 +38,12 @@ def recurrent_layers(config: ModelConfig, layers: ModuleType) -> nn.Module:
         config.bidirectional,
         config.dropout,
     )
-    if config.cell == "lstm":
-        return layers.LSTM(*sizes, config)
-    if config.cell == "gru":
-        return layers.GRU(*sizes, config.reset_after, config)
-    return layers.RNN(*sizes, config.nonlinearity, config)
+    kind, *own = {
+        "rnn": (layers.RNN, config.nonlinearity),
+        "gru": (layers.GRU, config.reset_after),
+        "lstm": (layers.LSTM,),
+    }[config.cell]
+    return kind(*sizes, *own, config)
 
 
 def attention_over_steps(config: ModelConfig) -> nn.Module:
