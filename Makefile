@@ -6,7 +6,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check -c constraints/py311.txt
 .PHONY: demo test test-long faults mutants one-framework oracles bench figure notebooks check-notebooks clean
 
 demo: .venv/ready  ## train on bundled data in both backends, print the results side by side
-	@mkdir -p runs && rm -rf runs/demo-torch runs/demo-jax
+	@rm -rf runs/demo-torch runs/demo-jax
 	$(BIN)/python train.py --config configs/demo.yaml --backend torch --out runs/demo-torch
 	$(BIN)/python train.py --config configs/demo.yaml --backend jax --out runs/demo-jax
 	$(BIN)/python -m report.side_by_side runs/demo-torch runs/demo-jax

@@ -5,7 +5,15 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from data.config import DataConfig
-from spec.config import TASK_OF, Architecture, Execution, Objective, UpdateRule
+from spec.config import (
+    ONLY_LSTM,
+    TASK_OF,
+    Architecture,
+    Execution,
+    Objective,
+    Recurrence,
+    UpdateRule,
+)
 from spec.errors import ConfigError
 from spec.options import expectation, option, validate
 
@@ -63,6 +71,9 @@ class RunConfig(Execution, Recipe):
                 raise ConfigError(f"{flag}: is for recurrent layers, not --model {self.model}")
         if self.cudnn and self.cell != "lstm":
             raise ConfigError(f"--cudnn: is for an lstm, not --model {self.model}")
+        for name in (*ONLY_LSTM, "recurrent_dropout", "zoneout") if self.cudnn else ():
+            if name != "forget_bias" and getattr(self, name) != getattr(Recurrence, name):
+                raise ConfigError(f"--cudnn: its kernel knows no --{name}; leave one of them out")
 
 
 # What a run is built on: to change one of these is to begin another run.

@@ -14,6 +14,7 @@ from spec.errors import BusyError, CheckpointError, ConfigError, OutputError
 
 LAST, PREVIOUS, BEST = "checkpoint.safetensors", "previous.safetensors", "best.safetensors"
 CONFIG, METRICS, SUMMARY = "config.yaml", "metrics.jsonl", "summary.json"
+RUNS = Path("runs")  # where runs go that are told no place
 
 
 def refuse_run(path: Path) -> None:
@@ -66,8 +67,9 @@ class RunDirectory:
           OutputError: it cannot be made or written.
         """
         try:
-            if path is None:
-                path = free_directory(Path("runs"), name)
+            if path is None or path.parent == RUNS:  # of no other do we make the parent
+                RUNS.mkdir(exist_ok=True)
+            path = free_directory(RUNS, name) if path is None else path
             path.mkdir(exist_ok=True)
         except OSError as error:
             raise OutputError(f"--out {path}: cannot be made: {error.strerror}") from None
@@ -174,7 +176,6 @@ class RunDirectory:
 
 def free_directory(root: Path, name: str) -> Path:
     """Make and return root/name-1, or -2 .. where that exists."""
-    root.mkdir(exist_ok=True)
     for number in count(1):
         path = root / f"{name}-{number}"
         try:

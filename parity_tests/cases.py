@@ -78,26 +78,34 @@ class Case:
 
     @property
     def config(self) -> ModelConfig:
+        own = {"hidden_size": H}
+        if self.model == "transformer":
+            own = {
+                "hidden_size": 10,
+                "feedforward_size": 7,
+                "positions": self.positions,
+                "norm_first": self.norm_first,
+                "activation": self.activation,
+                "causal": self.causal,
+                "pooling": self.pooling,
+            }
+        if self.positions == "learned":
+            own["max_length"] = 9
+        if self.self_attention or self.model == "transformer":
+            own["num_heads"] = 2
+        if self.model.endswith("_seq2seq"):
+            own["teacher_forcing"] = self.teacher
         return ModelConfig(
             model=self.model,
-            hidden_size=10 if self.model == "transformer" else H,
             num_layers=self.layers,
             bidirectional=self.bidirectional,
             dropout=self.dropout,
             nonlinearity=self.nonlinearity,
             reset_after=self.reset_after,
-            num_heads=2,
-            feedforward_size=7,
-            positions=self.positions,
-            max_length=9,
-            norm_first=self.norm_first,
-            activation=self.activation,
-            causal=self.causal,
-            pooling=self.pooling,
             score=self.score,
             self_attention=self.self_attention,
+            **own,
             **{f.name: getattr(self.options, f.name) for f in fields(Recurrence)},
-            teacher_forcing=self.teacher,
             every_step=self.every_step,
             task=self.task,
             input_size=self.features,

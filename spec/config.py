@@ -73,8 +73,18 @@ class Recurrence:
             raise ConfigError("--forget_bias: --coupled_gates have no forget gate of their own")
 
 
-# Which of them are for one cell alone.
+# Options that are not for every model; see `Architecture.misses`.
 ONLY_LSTM = ("proj_size", "peepholes", "coupled_gates", "layer_norm", "forget_bias")
+ONLY_RECURRENT = tuple(item.name for item in fields(Recurrence))
+ONLY_TRANSFORMER = (
+    "feedforward_size",
+    "positions",
+    "max_length",
+    "norm_first",
+    "activation",
+    "causal",
+    "pooling",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +188,11 @@ class Architecture(Recurrence):
         return self.pooling == "attention" if not self.recurrent else self.model != self.cell
 
     @property
+    def has_heads(self) -> bool:
+        """Whether there is attention in several heads."""
+        return self.self_attention or not self.recurrent
+
+    @property
     def sees_ahead(self) -> bool:
         """Whether what is said at a step depends on the readings after it."""
         return self.bidirectional or not (self.recurrent or self.causal)
@@ -202,6 +217,24 @@ class Architecture(Recurrence):
         learned = not self.recurrent and self.positions == "learned"
         return self.max_length if learned else None
 
+    def misses(self, name: str) -> str | None:
+        """Say what an option is for that this architecture has not; None where it has that."""
+        for names, what, has in (
+            (("nonlinearity",), "the rnn cell", self.cell == "rnn"),
+            (("reset_after",), "the gru cell", self.cell == "gru"),
+            (ONLY_LSTM, "LSTM layers", self.cell == "lstm"),
+            (ONLY_RECURRENT, "recurrent layers", self.recurrent),
+            (("residual",), "a layer on top of another, --num_layers 2", self.num_layers > 1),
+            (ONLY_TRANSFORMER, "the layers of a transformer", not self.recurrent),
+            (("max_length",), "learned positions, --positions", self.positions == "learned"),
+            (("score",), "attention over the steps", self.attends),
+            (("num_heads",), "attention in heads, --self_attention", self.has_heads),
+            (("teacher_forcing",), "a decoder, as _seq2seq", self.decodes),
+        ):
+            if name in names and not has:
+                return what
+        return None
+
     def check_every_step(self) -> None:
         """Raise ConfigError where the model answers but once a sequence."""
         if self.recurrent and self.model != self.cell:
@@ -216,15 +249,21 @@ class Architecture(Recurrence):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for item in fields(Recurrence):
-            only = "LSTM" if item.name in ONLY_LSTM else "recurrent"
-            fits = self.cell == "lstm" if only == "LSTM" else self.recurrent
-            if getattr(self, item.name) != item.default and not fits:
-                raise ConfigError(f"--{item.name}: is for {only} layers, not --model {self.model}")
-        if self.decodes and (self.proj_size is not None or self.residual):
-            name = "residual" if self.residual else "proj_size"
+        for item in fields(Architecture):
+            what = self.misses(item.name)
+            if what is not None and getattr(self, item.name) != item.default:
+                raise ConfigError(
+                    f"--{item.name}: is for {what}, which --model {self.model} has not; leave it "
+                    "out, or choose another"
+                )
+        if self.decodes and self.proj_size is not None:
             raise ConfigError(
-                f"--{name}: a decoder starts from hidden and cell states of one size; leave it out"
+                "--proj_size: a decoder starts from hidden and cell states of one size; leave it out"
+            )
+        if self.decodes and self.residual:
+            raise ConfigError(
+                "--residual: a decoder starts from the last layer's states, to which a residual "
+                "layer adds nothing; leave it out"
             )
         if self.proj_size is not None and self.proj_size >= self.hidden_size:
             raise ConfigError(
@@ -236,7 +275,7 @@ class Architecture(Recurrence):
                 "--self_attention: is for the models that end in _attention; a transformer "
                 "has it, the others have not"
             )
-        if (self.self_attention or not self.recurrent) and self.encoded_size % self.num_heads:
+        if self.has_heads and self.encoded_size % self.num_heads:
             size = "hidden_size" if self.proj_size is None else "proj_size"
             raise ConfigError(
                 f"--num_heads {self.num_heads}: must divide --{size} {self.state_size}"
@@ -492,7 +531,9 @@ class Execution:
     )
     fast: bool = option(True, "fused kernels; --no-fast runs the readable time loop")
     remat: bool = option(
-        False, "recurrent: compute states again on the way back; memory for sqrt(steps) of them"
+        False,
+        "recurrent: compute states again on the way back; memory for sqrt(steps) of them; torch's "
+        "kernels then round gradients otherwise, with --no-fast nothing does",
     )
     unroll: int = option(
         1,

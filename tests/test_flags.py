@@ -99,6 +99,10 @@ def test_what_is_unknown_gets_a_suggestion(train, argv, hint):
         (["--unroll", "2"], "--unroll 2: is for recurrent layers"),
         (["--cudnn", "--device", "cuda"], "--cudnn: is for an lstm, not --model transformer"),
         (["--cudnn"], "--cudnn: is for float32 and fast layers on a GPU: --device cuda"),
+        (
+            ["--cudnn", "--device", "cuda", "--model", "lstm", "--zoneout", "0.1"],
+            "--cudnn: its kernel knows no --zoneout; leave one of them out",
+        ),
         (["--cudnn", "--device", "gpu:0", "--no-fast"], "--cudnn: is for float32 and fast layers"),
         (["--cudnn", "--device", "cuda:1", "--dtype", "float64"], "--cudnn: is for float32"),
         (["--positions", "learned", "--max_length", "2"], "there are sequences of 3 steps"),

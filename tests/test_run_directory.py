@@ -59,6 +59,15 @@ def test_without_a_path_the_next_free_number_is_taken(tmp_path, monkeypatch):
     assert [str(directory.path) for directory in taken] == ["runs/a-1", "runs/a-2", "runs/a-4"]
 
 
+def test_the_directory_for_runs_is_made_and_no_other(tmp_path, monkeypatch):
+    """As `--out runs/mine` in a fresh clone."""
+    monkeypatch.chdir(tmp_path)
+    RunDirectory.create(Path("runs/mine"), "")
+    assert Path("runs/mine").is_dir()
+    with pytest.raises(OutputError, match="--out elsewhere/mine: cannot be made"):
+        RunDirectory.create(Path("elsewhere/mine"), "")
+
+
 def test_what_cannot_be_made_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("mine")
     for path in ("file", "absent/run", "x" * 5000, "file/run"):
