@@ -301,7 +301,8 @@ def each_unroll(change: Callable, layers: ModuleType | SimpleNamespace) -> Simpl
 
 
 def recomputing(layers: ModuleType | SimpleNamespace) -> SimpleNamespace:
-    """Return the layers of a module with `recomputed` states, in a way of its own if it has one."""
+    """Return the layers of a module with `recomputed` states."""
+    # Those of fast.py have a way of their own.
     return each_unroll(vars(layers).get("recomputed", recomputed), layers)
 
 

@@ -3,6 +3,7 @@
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
@@ -118,6 +119,40 @@ def test_fast_attention_is_a_kernel_unless_weights_are_dropped(monkeypatch):
         expected = torch_impl.attention.dot_product_attention(query, key, value, *given)
         torch.testing.assert_close(torch_impl.fast.attend(query, key, value, *given), expected)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("steps", [9, 10])
+@pytest.mark.parametrize("masked", ["by query", "alike", "not"])
+def test_blocks_of_queries_change_nothing(monkeypatch, masked, steps):
+    """Blocks of 2, one of which is left over or none is."""
+    draw = np.random.default_rng(2)
+    names = ("query", "key", "value")
+    leaves = {name: draw.normal(size=(B, N, steps, H)) for name in names}
+    cotangents = {"context": draw.normal(size=(B, N, steps, H))}
+    mask = draw.random(size=(B, 1, steps if masked == "by query" else 1, steps)) < 0.6
+    mask[..., 0] = True  # each step sees one at least
+    mask = None if masked == "not" else mask
+
+    def run(attend, leaves):
+        return {"context": attend(*map(leaves.get, names), mask)}
+
+    in_blocks = partial(run, jax_impl.fast.attend)
+    whole = in_jax(partial(run, jax_impl.attention.dot_product_attention), leaves, cotangents)
+    assert "scan" not in str(jax.make_jaxpr(in_blocks)(leaves))
+    monkeypatch.setattr(jax_impl.fast, "BLOCK", 2)
+    again = partial(run, lambda *given: jax_impl.fast.attend(*given))  # JAX remembers the other
+    assert f"length={steps // 2}" in str(jax.make_jaxpr(again)(leaves))
+    assert_same(in_jax(again, leaves, cotangents), whole)
+
+
+def test_many_queries_need_memory_for_a_block_of_weights():
+    """What XLA sets aside for a gradient over 1024 steps: linear in them, not their square."""
+    many = jnp.asarray(np.random.default_rng(0).normal(size=(1, 2, 1024, 4)), jnp.float32)
+    sizes = []
+    for attend in (jax_impl.attention.dot_product_attention, jax_impl.fast.attend):
+        gradient = jax.jit(jax.grad(lambda q, attend=attend: attend(q, q, q).sum()))
+        sizes.append(gradient.lower(many).compile().memory_analysis().temp_size_in_bytes)
+    assert sizes[1] < sizes[0] / 4
 
 
 @pytest.mark.parametrize("size", [1, 5, 8])

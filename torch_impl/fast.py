@@ -95,7 +95,8 @@ def unroll_lstm(
     and lets no gradient in.
     """
     four = len(weights["weight_ih"]) == 4 * state[1].shape[1]
-    if not (carry.plain and four and len(weights) == 4 + ("weight_hr" in weights)):
+    fits = carry.plain and four and len(weights) == 4 + ("weight_hr" in weights)
+    if not (fits and keeps_its_cell_state(inputs)):
         return slowly(weights, inputs, valid, state, reverse, carry)
     h, c = state
     weight_ih, *others = weights.values()
@@ -117,6 +118,20 @@ def unroll_lstm(
         last = last_valid(outputs, valid, h)
         outputs = torch.where(valid[..., None], outputs, 0.0)
     return (reverse_in_time(outputs, valid) if reverse else outputs,), (last, c[0])
+
+
+def keeps_its_cell_state(inputs: Float[Tensor, "B T D"]) -> bool:
+    """Tell whether the LSTM kernel for these inputs computes gates and c in float32 or more.
+
+    On a CPU that is oneDNN's for bfloat16 and float16, which not every processor has; torch's own
+    rounds c at each step.
+    """
+    known = torch.ops.mkldnn
+    of_cpu = {
+        torch.bfloat16: known._is_mkldnn_bf16_supported,
+        torch.float16: known._is_mkldnn_fp16_supported,
+    }
+    return inputs.device.type != "cpu" or of_cpu.get(inputs.dtype, lambda: True)()
 
 
 class RNN(recurrent.RNN):
