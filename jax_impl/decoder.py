@@ -12,7 +12,7 @@ from jax import Array, lax
 from jax.tree_util import tree_map
 from jaxtyping import Bool, Float
 
-from jax_impl.cells import LSTMState, gru_cell, lstm_cell, rnn_cell
+from jax_impl.cells import LSTMState, general_lstm_cell, gru_cell, rnn_cell
 from spec.config import ModelConfig
 
 
@@ -24,7 +24,7 @@ class Decoded(NamedTuple):
 def decoder_cell(config: ModelConfig) -> Callable:
     """Build the cell of a decoder, which is of the encoder's kind."""
     if config.cell == "lstm":
-        return lambda params, x, state: tuple(lstm_cell(params, x, LSTMState(*state)))
+        return lambda params, x, state: tuple(general_lstm_cell(params, x, LSTMState(*state)))
     if config.cell == "gru":
         return lambda params, x, state: (gru_cell(params, x, *state, config.reset_after),)
     return lambda params, x, state: (rnn_cell(params, x, *state, config.nonlinearity),)

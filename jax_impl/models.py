@@ -273,8 +273,9 @@ def seq2seq_model(
                  h, [c] = cell([value; context], h, [c])
                  value = W [context; h] + b
 
-    The cell, the part "decoder", is of the encoder's kind, with F units: what the directions have
-    together. The attention prepares its keys once.
+    The cell, the part "decoder", is of the encoder's kind and form, with F units: what the
+    directions have together. What an option drops, holds or cuts over time is the encoder's alone.
+    The attention prepares its keys once.
 
     Args:
       inputs: readings [B, T, D]; those of the targets stand at `config.fed_back`, scaled alike.

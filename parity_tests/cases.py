@@ -244,6 +244,7 @@ CASES = [
     Case("gru_seq2seq", steps=4, ragged=True, features=1, dropout=0.4),
     Case("lstm_seq2seq", steps=3),
     Case("lstm_seq2seq", steps=2, ragged=True, bidirectional=True, state=True, teacher=1.0),
+    Case("lstm_seq2seq", steps=3, options=Recurrence(peepholes=True, coupled_gates=True)),
     Case(
         "lstm_seq2seq",
         steps=3,

@@ -825,6 +825,7 @@ FAULTS: list[Fault] = [
         ("if not carry.plain or recurrent", "if recurrent"),
     ),
     Fault("kernel for coupled gates", "torch", "fast.py", "carry.plain and four and", "carry.plain and"),
+    Fault("decoder's cell without peepholes", "jax", "decoder.py", "general_lstm_cell(params, x,", "general_lstm_cell({n: p for n, p in params.items() if n != 'weight_ch'}, x,"),
     Fault("kernel that rounds c at each step", "torch", "fast.py", "if not (fits and keeps_its_cell_state(inputs)):", "if not fits:"),
     Fault("one block's mask for all queries", "jax", "fast.py", "jnp.moveaxis(own, 0, 2) if by_query else mask\n", "mask[:, :, : len(query)] if by_query else mask\n"),
     Fault("blocks of weights kept", "jax", "fast.py", "    @jax.checkpoint\n    def context", "    def context"),

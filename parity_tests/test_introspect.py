@@ -54,11 +54,12 @@ CASES = [
     Case("rnn_seq2seq", steps=3, nonlinearity="relu", score="general"),
     Case("gru_seq2seq", steps=2, bidirectional=True, ragged=True, reset_after=False),
     Case("lstm_seq2seq", steps=3, layers=2, ragged=True, score="scaled_dot"),
+    Case("lstm_seq2seq", steps=2, options=Recurrence(peepholes=True, coupled_gates=True)),
 ]
 # One of each recurrence, with more than one layer and direction.
 TRACED = [case for case in CASES if case in (Case("rnn", **DEEP), Case("lstm", **DEEP))]
 TRACED += [Case("gru_attention", **DEEP), Case("gru", reset_after=False, **DEEP)]
-DECODERS = [case for case in CASES if case.config.decodes]
+DECODERS = [case for case in CASES if case.config.decodes and case.options == Recurrence()]
 STEP = 1e-200  # along the imaginary axis
 
 

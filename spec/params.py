@@ -239,7 +239,7 @@ def parameter_schema(config: ModelConfig) -> dict[str, ParamSpec]:
         parts["attention"] = multiplicative_schema(encoded, encoded, config.score)
     if config.decodes:
         width = len(config.fed_back) + encoded
-        parts["decoder"] = cell_schema(config.cell, width, encoded)
+        parts["decoder"] = cell_schema(config.cell, width, encoded, config)
     parts["head"] = linear_schema(config.head_size, config.output_size // config.forecast_steps)
     return nested(parts)
 

@@ -116,6 +116,21 @@ def test_forget_bias_and_orthogonal_weights():
             assert np.abs(blocks[0] - blocks[1]).max() > 0.1
 
 
+def test_a_decoder_begins_as_its_encoder():
+    """Peepholes, norms and first weights reach both."""
+    own = {"forget_bias": 4.0, "recurrent_initializer": "orthogonal", "peepholes": True}
+    config = ModelConfig(
+        model="lstm_seq2seq", input_size=2, hidden_size=5, layer_norm=True, num_layers=1, **own
+    )
+    arrays = init_params(parameter_schema(config), seed=1)
+    encoder = {n.removesuffix("_l0")[5:] for n in arrays if n.startswith("lstm.")}
+    assert {n[8:] for n in arrays if n.startswith("decoder.")} == encoder >= {"weight_ch", "gain_c"}
+    forget = (arrays["decoder.bias_ih"] + arrays["decoder.bias_hh"])[5:10]
+    np.testing.assert_array_equal(forget, 4.0)
+    for block in np.split(arrays["decoder.weight_hh"], 4):
+        np.testing.assert_allclose(block.T @ block, np.eye(5), atol=1e-14)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

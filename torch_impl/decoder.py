@@ -12,7 +12,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from spec.config import ModelConfig
-from torch_impl.cells import GRUCell, LSTMCell, RNNCell
+from spec.params import cell_schema
+from torch_impl.arrays import add_parameters
+from torch_impl.cells import GeneralLSTMCell, GRUCell, RNNCell
 
 
 class Decoded(NamedTuple):
@@ -24,10 +26,11 @@ def decoder_cell(config: ModelConfig) -> nn.Module:
     """Build the cell of a decoder, which is of the encoder's kind."""
     sizes = len(config.fed_back) + config.encoded_size, config.encoded_size
     if config.cell == "lstm":
-        return LSTMCell(*sizes)
-    if config.cell == "gru":
-        return GRUCell(*sizes, config.reset_after)
-    return RNNCell(*sizes, config.nonlinearity)
+        return GeneralLSTMCell(*sizes, config)
+    gru = config.cell == "gru"
+    cell = GRUCell(*sizes, config.reset_after) if gru else RNNCell(*sizes, config.nonlinearity)
+    add_parameters(cell, cell_schema(config.cell, *sizes, config))  # as the options begin them
+    return cell
 
 
 def decode(
