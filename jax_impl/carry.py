@@ -96,25 +96,30 @@ def carried(cell: Callable, carry: Carry) -> Callable:
 def in_chunks(unroll_cell: Callable, steps: int, cut: bool, recompute: bool) -> Callable:
     """Run a layer's unrolling chunk by chunk, each of so many steps but the last in time.
 
-    The numbers stay the same. With `cut` no gradient flows from a chunk into the one before it;
-    with `recompute` a chunk's own states are computed again on the way back instead of being kept.
+    The numbers stay the same. With `cut` no gradient flows from a chunk into the one before it, but
+    for the state that a sequence begins or has ended with, which padding carries on; with
+    `recompute` a chunk's own states are computed again on the way back instead of being kept.
 
     Source: Williams & Peng (1990) for truncated backpropagation through time.
     """
 
     def run(weights, inputs, valid, state, reverse, carry=AS_IT_IS, **options):
         def piece(state, now):
-            begins, *given = now
-            inputs, valid, resets, advances = other_axis_first(given)
+            inputs, valid, resets, advances, goes_on = other_axis_first(now)
             if cut:
-                state = tuple(jnp.where(begins.any(), s, lax.stop_gradient(s)) for s in state)
+                first = goes_on[:, -1 if reverse else 0, None]
+                state = tuple(jnp.where(first, lax.stop_gradient(s), s) for s in state)
             own = carry._replace(resets=resets, advances=advances)
             outputs, state = unroll_cell(weights, inputs, valid, state, reverse, own, **options)
             return tuple(state), other_axis_first(tuple(outputs))
 
-        begins = jnp.arange(inputs.shape[1]) == (inputs.shape[1] - 1 if reverse else 0)
-        given = other_axis_first((inputs, valid, carry.resets, carry.advances))
-        chunks = split_time((begins, *given), steps)
+        goes_on = None
+        if cut:  # at each step, whether a sequence has run before and runs on
+            after = jnp.ones(inputs.shape[:2], bool) if valid is None else valid
+            after, ends = after[:, 1:], jnp.zeros((len(inputs), 1), bool)
+            goes_on = jnp.concatenate([after, ends] if reverse else [ends, after], axis=1)
+        given = inputs, valid, carry.resets, carry.advances, goes_on
+        chunks = split_time(other_axis_first(given), steps)
         piece = jax.checkpoint(piece) if recompute else piece
         state, outputs = over_chunks(piece, tuple(state), chunks, reverse)
         return other_axis_first(join_time(outputs)), state

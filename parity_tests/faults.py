@@ -274,9 +274,16 @@ FAULTS: list[Fault] = [
         "carry.py",
         "first chunk cut from the first state",
         ("if cut and found else state", "if cut else state"),
-        ("jnp.where(begins.any(), s, lax.stop_gradient(s))", "lax.stop_gradient(s)"),
+        ("if reverse else [ends, after]", "if reverse else [after, ends]"),
     ),
-    Fault("first chunk in reverse taken for another", "jax", "carry.py", "(inputs.shape[1] - 1 if reverse else 0)", "0"),
+    Fault("chunk in reverse cut at its far end", "jax", "carry.py", "goes_on[:, -1 if reverse else 0, None]", "goes_on[:, 0, None]"),
+    Fault("chunk in reverse cut by its own steps", "torch", "carry.py", "start + steps if reverse else start", "start"),
+    *each(
+        "carry.py",
+        "padding cut from what it carries",
+        ("torch.where(goes_on, part.detach(), part)", "part.detach()"),
+        ("jnp.where(first, lax.stop_gradient(s), s)", "lax.stop_gradient(s)"),
+    ),
     *each(
         "carry.py",
         "chunks in forward order in reverse",
@@ -289,7 +296,7 @@ FAULTS: list[Fault] = [
         "carry.py",
         "zoneout masks of the first chunk for all",
         ("tuple(mask[:, here] for mask", "tuple(mask[:, : inputs[:, here].shape[1]] for mask"),
-        ("advances = other_axis_first(given)", "_ = other_axis_first(given)\n            advances = jax.tree.map(lambda mask: mask[:, : inputs.shape[1]], carry.advances)"),
+        ("advances, goes_on = other_axis_first(now)", "advances, goes_on = other_axis_first(now)\n            advances = jax.tree.map(lambda mask: mask[:, : inputs.shape[1]], carry.advances)"),
     ),
     *each(
         "carry.py",

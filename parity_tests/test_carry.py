@@ -16,7 +16,7 @@ import torch
 
 import jax_impl
 import torch_impl
-from parity_tests.cases import Case, T
+from parity_tests.cases import B, Case, T
 from parity_tests.compare import assert_same, in_jax, in_torch
 from parity_tests.test_recurrent import (
     RESETS,
@@ -44,8 +44,11 @@ def with_cut(case):
 
 
 def cut_by_hand(case, leaves):
-    """Run torch's readable layers chunk after chunk, each from a state that has no past."""
-    steps, outputs = case.options.truncated_bptt_steps, []
+    """Run torch's readable layers chunk after chunk, each from a state that has no past.
+
+    A sequence's last state is that of the chunk which holds its last real step.
+    """
+    steps, outputs, lasts = case.options.truncated_bptt_steps, [], []
     own = replace(case, options=replace(case.options, truncated_bptt_steps=None))
     params, inputs, state = split(own, leaves)
     sizes = (case.features, 4, case.layers, case.bidirectional, case.dropout)
@@ -65,11 +68,15 @@ def cut_by_hand(case, leaves):
             module, params, (inputs[:, here], lengths, state, keep)
         )
         outputs.append(found)
-        last = state
-        state = jax.tree.map(torch.detach, state) if here.stop < T else state
-    names = ("h", "c") if case.model == "lstm" else ("h",)
-    last = last if case.model == "lstm" else (last,)
-    return {"outputs": torch.cat(outputs, dim=1), **dict(zip(names, last, strict=True))}
+        lasts.append(state if case.model == "lstm" else (state,))
+        state = jax.tree.map(torch.detach, state)
+    lengths = np.full(B, T) if case.lengths is None else case.lengths
+    chunk = (lengths - 1) // steps
+    last = (
+        torch.stack([part[n][:, b] for b, n in enumerate(chunk)], dim=1)
+        for part in zip(*lasts, strict=True)
+    )
+    return {"outputs": torch.cat(outputs, dim=1), **dict(zip("hc", last, strict=False))}
 
 
 @pytest.mark.parametrize("layers", [torch_impl, jax_impl])
@@ -104,6 +111,25 @@ def test_truncation_is_the_loop_over_detached_chunks(case):
     by_hand = in_torch(partial(cut_by_hand, case), leaves, cotangents)
     assert_same(in_torch(partial(run_torch, case, torch_impl.fast), leaves, cotangents), by_hand)
     assert_same(in_jax(partial(run_jax, case, jax_impl.fast), leaves, cotangents), by_hand)
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "fast"])
+def test_padding_does_not_cut_what_it_carries(kind):
+    """The longest of a batch may be longer than all of these: the same gradients, either direction."""
+    case = replace(CASES[0], options=Recurrence(truncated_bptt_steps=2))
+    leaves, cotangents = leaves_of(case), cotangents_of(case)
+    further = ((0, 0), (0, 5), (0, 0))
+    padded = [
+        {n: np.pad(a, further) if n in ("inputs", "outputs") else a for n, a in arrays.items()}
+        for arrays in (leaves, cotangents)
+    ]
+    for library, run, both in ((torch_impl, run_torch, in_torch), (jax_impl, run_jax, in_jax)):
+        run = partial(run, case, getattr(library, kind))
+        found, expected = both(run, *padded), both(run, leaves, cotangents)
+        for name in ("outputs", "d inputs"):
+            assert not found[name][:, T:].any()
+            found[name] = found[name][:, :T]
+        assert_same(found, expected)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -98,8 +98,9 @@ def carried(cell: Callable, carry: Carry) -> Callable:
 def in_chunks(unroll_cell: Callable, steps: int, cut: bool, recompute: bool) -> Callable:
     """Run a layer's unrolling chunk by chunk, each of so many steps but the last in time.
 
-    The numbers stay the same. With `cut` no gradient flows from a chunk into the one before it;
-    with `recompute` a chunk's own states are computed again on the way back instead of being kept.
+    The numbers stay the same. With `cut` no gradient flows from a chunk into the one before it, but
+    for the state that a sequence begins or has ended with, which padding carries on; with
+    `recompute` a chunk's own states are computed again on the way back instead of being kept.
 
     Source: Williams & Peng (1990) for truncated backpropagation through time.
     """
@@ -109,6 +110,12 @@ def in_chunks(unroll_cell: Callable, steps: int, cut: bool, recompute: bool) -> 
         again = partial(checkpoint, unroll_cell, use_reentrant=False, preserve_rng_state=False)
 
     def run(weights, inputs, valid, state, reverse, carry=AS_IT_IS, **options):
+        def detached(start, state):
+            if valid is None:
+                return tuple(part.detach() for part in state)
+            goes_on = valid[:, start + steps if reverse else start, None]
+            return tuple(torch.where(goes_on, part.detach(), part) for part in state)
+
         def piece(start, state):
             here = slice(start, start + steps)
             own = carry._replace(
@@ -122,7 +129,7 @@ def in_chunks(unroll_cell: Callable, steps: int, cut: bool, recompute: bool) -> 
         found = []
         starts = range(0, inputs.shape[1], steps)
         for start in reversed(starts) if reverse else starts:
-            state = tuple(part.detach() for part in state) if cut and found else state
+            state = detached(start, state) if cut and found else state
             outputs, state = piece(start, state)
             found.append(outputs)
         found = reversed(found) if reverse else found
