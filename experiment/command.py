@@ -68,7 +68,7 @@ def run(main: Callable[[list[str]], int | None]) -> None:
     # working: 20 times slower. So short a spin costs 15 % on an idle one.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
+        if hasattr(stream, "reconfigure"):  # a notebook's is not, and takes all of Unicode
             stream.reconfigure(errors="backslashreplace")
     try:
         code = main(sys.argv[1:]) or 0

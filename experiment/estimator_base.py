@@ -125,7 +125,7 @@ class SequenceEstimator(BaseEstimator):
             fixed = FIXED - {"task"}  # which follows from the loss
             if different := changes(asdict(self.config_), asdict(config), fixed):
                 raise ValueError(f"partial_fit cannot change {'; '.join(different)}; call fit")
-            inputs, lengths, y, weights = self._read(X, y, sample_weight)
+            inputs, lengths, y, weights = self._read(X, y, sample_weight, config)
             rows = self._part(inputs, lengths, self._targets(y), weights)
             valid = replace(rows, rows=rows.rows[:0])
         train(self, config, rows, valid, 1)
@@ -153,12 +153,14 @@ class SequenceEstimator(BaseEstimator):
                 )
             return RunConfig(**given, score=score, seed=seed)
 
-    def _read(self, X: Any, y: Any, sample_weight: Any, reset: bool = False) -> tuple:
+    def _read(
+        self, X: Any, y: Any, sample_weight: Any, config: RunConfig, reset: bool = False
+    ) -> tuple:
         """Return inputs, lengths, y and weights of the sequences whose weight is above 0."""
         inputs, lengths, y = read(self, X, y, reset)
         if not reset:
             self._check_features(inputs)
-        weights = read_weights(sample_weight, inputs)
+        weights = read_weights(sample_weight, inputs, config.master_dtype)
         if weights is not None:
             kept = weights > 0
             lengths, y, weights = lengths[kept], y[kept], weights[kept]
@@ -181,7 +183,7 @@ class SequenceEstimator(BaseEstimator):
         state = check_random_state(self.random_state)
         whole = isinstance(self.random_state, int | np.integer)
         config = self._config(int(self.random_state) if whole else state.randint(2**31 - 1))
-        inputs, lengths, y, weights = self._read(X, y, sample_weight, reset=True)
+        inputs, lengths, y, weights = self._read(X, y, sample_weight, config, reset=True)
         targets = self._first_targets(y, classes)
         numbers, rows = targets.ndim == 2, np.arange(len(inputs))
         valid_rows = rows[:0]

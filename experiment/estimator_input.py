@@ -24,7 +24,8 @@ def read(
     Args:
       estimator: its `num_features` says how many cells of a flat row are a time step, its tags
         whether y may have several columns of numbers.
-      X: [N, C], time-major; [N, T, D]; or a list of [T_i, D] or flat [C_i], not all equally long.
+      X: [N, C], time-major; [N, T, D]; or a list, or an object array or Series, of [T_i, D] or
+        flat [C_i], not all equally long.
       y: targets; left out where none are needed.
       reset: remember the columns of a flat X, instead of demanding those remembered.
 
@@ -58,8 +59,10 @@ def read(
 
 
 def is_ragged(X: Any) -> bool:
-    """Whether X is a list of arrays that differ in length."""
-    return isinstance(X, list | tuple) and len({np.shape(row)[:1] for row in X}) > 1
+    """Whether X is a list of arrays that differ in shape, or an array or Series of arrays."""
+    if getattr(getattr(X, "dtype", None), "kind", "") == "O" and X.ndim == 1:
+        return len(X) > 0 and all(np.ndim(row) for row in X)
+    return isinstance(X, list | tuple) and len({np.shape(row) for row in X}) > 1
 
 
 def padded(rows: Sequence[Any], num_features: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,11 +91,12 @@ def from_flat(rows: np.ndarray, num_features: int) -> np.ndarray:
     return rows.reshape(N, -1, num_features)
 
 
-def read_weights(sample_weight: Any, inputs: np.ndarray) -> np.ndarray | None:
-    """Check the weights of the sequences [N].
+def read_weights(sample_weight: Any, inputs: np.ndarray, dtype: str) -> np.ndarray | None:
+    """Check the weights of the sequences [N]; return them as multiples of the largest.
 
     Raises:
-      ValueError: there are not N of them, one is below zero or not finite, or all are zero.
+      ValueError: there are not N of them, one is below zero or not finite, all are zero, or one is
+        so much smaller than the largest that it is zero in the dtype of the loss.
     """
     if sample_weight is None:
         return None
@@ -100,7 +104,13 @@ def read_weights(sample_weight: Any, inputs: np.ndarray) -> np.ndarray | None:
     if (weights < 0).any() or not weights.any():
         found = "all are zero" if not weights.any() else f"one is {weights.min()}"
         raise ValueError(f"sample_weight: {found}; expected weights >= 0, some above zero")
-    return weights
+    shares = weights / weights.max()
+    if lost := weights[(weights > 0) & (shares < np.finfo(dtype).tiny)].tolist():
+        raise ValueError(
+            f"sample_weight: {lost[0]} beside {weights.max()} is zero in {dtype}; leave such "
+            "sequences out, or choose another dtype"
+        )
+    return shares
 
 
 def fit_scaling(

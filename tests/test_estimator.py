@@ -5,6 +5,7 @@ import sys
 from dataclasses import fields
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.stats import norm
 from sklearn.base import clone
@@ -249,6 +250,19 @@ def test_flat_rows_3d_and_lists_are_read_alike(make, y, backend):
         np.testing.assert_array_equal(answers(found, rows), answers(expected))
         assert found.n_features_in_ == T * D
         np.testing.assert_array_equal(answers(found, X), answers(expected))
+
+
+def test_sequences_in_an_object_array_are_a_list_of_them(one_backend):
+    in_array = np.empty(N, object)
+    in_array[:] = RAGGED
+    found = SequenceRegressor(backend=one_backend, **SMALL).fit(RAGGED, NUMBERS)
+    for again in (in_array, pd.Series(RAGGED)):
+        other = SequenceRegressor(backend=one_backend, **SMALL).fit(again, NUMBERS)
+        assert_same_state(other, found, RAGGED)
+        np.testing.assert_array_equal(found.predict(again), found.predict(RAGGED))
+    uneven = [*X[1:], X[0][:, :1]]
+    with pytest.raises(ValueError, match=r"the arrays of X have \[1, 2\] features a step"):
+        found.predict(uneven)
 
 
 @BOTH
@@ -524,6 +538,19 @@ def test_the_epochs_loss_is_the_mean_by_both_weights(make, y, one_backend):
 def test_bad_weights(weights, message, one_backend):
     with pytest.raises(ValueError, match=message):
         SequenceRegressor(backend=one_backend, **SMALL).fit(X, NUMBERS, weights)
+
+
+@pytest.mark.parametrize("scale", [1e-60, 1e300])
+def test_weights_count_by_their_shares(scale, one_backend):
+    """In float32 as well, whose range ends before either."""
+    options = {"backend": one_backend, **SMALL, "dtype": "float32"}
+    found, expected = (
+        SequenceRegressor(**options).fit(X, NUMBERS, TIMES * by) for by in (scale, 1.0)
+    )
+    np.testing.assert_allclose(found.predict(X), expected.predict(X), rtol=1e-5)
+    steep = np.where(TIMES == 3, 1.0, 1e-50)
+    with pytest.raises(ValueError, match=r"^sample_weight: 1e-50 beside 1.0 is zero in float32"):
+        SequenceRegressor(**options).fit(X, NUMBERS, steep)
 
 
 # Epochs
