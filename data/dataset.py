@@ -100,6 +100,9 @@ def load_dataset(
     sizes = f"{len(rows)} training, {len(valid_rows)} validation, {len(test_rows)} test"
     how = "the last ones in time" if config.in_time else f"drawn at random, seed {seed}"
     notes.append(f"rows: {sizes} ({how})")
+    if unseen := sorted(set(range(len(classes))) - set(np.unique(truth[rows]))) if classes else []:
+        named = shown([repr(classes[n]) for n in unseen])
+        notes.append(f"warning: no training row has the label {named}")
     if unlabelled := len(sequences) - len(with_targets(sequences)):
         notes.append(f"left out: {unlabelled} sequences of which no step has a target")
     if ahead := sequences.layout.forecast_steps - 1:

@@ -217,6 +217,8 @@ def read_windows(
         series[:, columns.targets] = numbers(table.targets, table.target_place, config.decimal)
     if not features:
         hint = "" if config.ahead else ", or say --horizon 1 to forecast it"
+        if config.task == "classification":
+            hint = ", as labels are none, or forecast numbers: --task regression"
         raise DataError(f"{path}: no column beside the target; add features to read{hint}")
     if config.forecast == "path" and not forecasts:
         raise DataError(

@@ -119,6 +119,8 @@ def read_dataset(config: Recipe, dtype: str, meaning: Meaning | None = None) -> 
     """
     dataset = load_dataset(config, dtype, config.seed, meaning)
     config.check_task(dataset.meaning.task)
+    if config.loss != "auto":
+        dataset.notes.append(f"task: {dataset.meaning.task}, as --loss {config.loss} says")
     check_causal(config, dataset.meaning)
     if config.class_weights is None:
         return dataset

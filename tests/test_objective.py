@@ -60,6 +60,7 @@ def test_a_distribution_is_learned_measured_and_predicted(
     argv = (*TINY, *LOSSES[loss], "--data_path", numbers, "--backend", backend)
     finished = train(*argv, "--out", run)
     assert (finished.code, finished.err) == (0, "")
+    assert f"task: regression, as --loss {loss} says" in finished.out
     summary = json.loads((run / "summary.json").read_text())
     own = {"quantile": ["pinball", "coverage_85"], "gaussian_nll": ["nll", "coverage_90"]}[loss]
     assert (summary["task"], summary["loss"]) == ("regression", loss)

@@ -428,6 +428,8 @@ def test_windows_of_labels(file):
     assert not numbers.forecasts
     with pytest.raises(DataError, match="no column beside the target"):
         read(file, "state\non\noff\non\n", windows=2)
+    with pytest.raises(DataError, match="as labels are none, or forecast numbers: --task regressi"):
+        read(file, "a\n7\n8\n9\n", windows=2, task="classification")
 
 
 def test_windows_of_several_targets_in_the_order_of_the_file(file):

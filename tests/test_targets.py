@@ -61,6 +61,12 @@ def test_task_overrides_and_is_not_commented(file, task):
     assert not [note for note in data.notes if note.startswith("task: ")]
 
 
+def test_labels_that_no_training_row_has_are_named(file):
+    found = load(file, [*"aabbabbabbbbbbbbcd"], split="time").notes
+    assert "warning: no training row has the label 'c', 'd'" in found
+    assert not [n for n in load(file, [*"ab"] * 9, split="time").notes if "training row has" in n]
+
+
 LITERAL = {
     "absent words": ["NA", "None", "null", "nan"],
     "zeros": ["01", "1", "1.0", "+1"],
