@@ -27,9 +27,9 @@ from jax_impl.cells import LSTMState, general_lstm_cell
 from jax_impl.encoder import embedding, encoder_layer, layer_norm
 from jax_impl.models import State, at_end, last_layer, last_states
 from jax_impl.recurrent import real_steps, run_layers, unroll, zero_lstm_state, zero_state
-from jax_impl.training import TrainState, apply, put
+from jax_impl.training import TrainState, apply, export_arrays, init_state, put
 from spec.batch import Batch
-from spec.config import ModelConfig
+from spec.config import ModelConfig, OptimizerConfig
 from spec.introspection import (
     DECODED,
     STEPS,
@@ -356,10 +356,13 @@ def _explained(config, execution, params, arrays, which):
 def integrated_gradients(state: TrainState, batch: Batch, output: int | np.ndarray) -> Attribution:
     """Share out among the inputs what sets an output apart from that of the baseline, 0.
 
-    See `spec.introspection.integrate`; `output` as for `introspect`.
+    See `spec.introspection.integrate`; `output` as for `introspect`, and as there gradients flow
+    over the starts of the chunks of truncated backpropagation: else the shares would not add up.
 
     Raises:
       ValueError: the model has no such output.
     """
     which = which_output(state.config, output, len(batch.inputs))
+    whole = replace(state.config, truncated_bptt_steps=None)
+    state = init_state(whole, OptimizerConfig(), state.execution, export_arrays(state))
     return integrate(partial(explained, state, which), batch)

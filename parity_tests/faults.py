@@ -862,6 +862,8 @@ FAULTS: list[Fault] = [
     *both("introspect.py", "decoder looked into: value behind the context", "[value, shown.context]", "[shown.context, value]"),
     *both("introspect.py", "decoder looked into: features without a nudge", ' + nudge["head.features"]\n        value', "\n        value"),
     *both("introspect.py", "decoder looked into: first value from the padding", "last = at_end(inputs, lengths)", "last = inputs[:, -1]"),
+    *both("introspect.py", "gradients stop at the chunks of truncated backpropagation", "whole = replace(config, truncated_bptt_steps=None)", "whole = config"),
+    *both("introspect.py", "shares of a gradient that stops at chunks", "whole = replace(state.config, truncated_bptt_steps=None)", "whole = state.config"),
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """What introspection shows is what the model computes, and each gradient the true one, in both."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -40,6 +41,7 @@ CASES = [
     Case("lstm", **DEEP),
     Case("gru_attention", **DEEP),
     Case("gru", ragged=True, options=Recurrence(zoneout=0.3)),
+    Case("lstm_attention", ragged=True, options=Recurrence(truncated_bptt_steps=2)),
     Case("lstm", layers=2, ragged=True, options=Recurrence(residual=True, layer_norm=True)),
     Case("lstm_attention", options=Recurrence(proj_size=3, coupled_gates=True, peepholes=True)),
     Case("lstm_attention", bidirectional=True),
@@ -60,6 +62,7 @@ CASES = [
 TRACED = [case for case in CASES if case in (Case("rnn", **DEEP), Case("lstm", **DEEP))]
 TRACED += [Case("gru_attention", **DEEP), Case("gru", reset_after=False, **DEEP)]
 DECODERS = [case for case in CASES if case.config.decodes and case.options == Recurrence()]
+TRUNCATED = [case for case in CASES if case.config.truncated_bptt_steps]
 STEP = 1e-200  # along the imaginary axis
 
 
@@ -72,10 +75,10 @@ def batch_of(case: Case) -> Batch:
     return Batch(case.leaves["inputs"], case.lengths)
 
 
-def state_of(side: str, case: Case, fast: bool = False):
+def state_of(side: str, case: Case, fast: bool = False, config=None):
     execution = Execution(dtype="float64", fast=fast)
     backend, _ = BACKENDS[side]
-    return backend.init_state(case.config, OptimizerConfig(), execution, case.params)
+    return backend.init_state(config or case.config, OptimizerConfig(), execution, case.params)
 
 
 @cache
@@ -309,6 +312,7 @@ def test_gradient_norms_show_what_vanishes_and_explodes(side, factor):
     [
         Case("lstm_attention", layers=2, ragged=True, task="classification"),
         Case("gru"),
+        *TRUNCATED,
         DECODERS[-1],
     ]
 )
@@ -350,10 +354,18 @@ def test_integrated_gradients_find_a_jump_on_the_way():
     np.testing.assert_allclose(found.shares[:, :, 0], [[0, x] for x in expected], rtol=TOLERANCE)
 
 
-@every([Case("lstm_attention", layers=2, ragged=True, task="classification"), DECODERS[-1]])
+@every(
+    [
+        Case("lstm_attention", layers=2, ragged=True, task="classification"),
+        *TRUNCATED,
+        DECODERS[-1],
+    ]
+)
 def test_saliency_is_the_size_of_the_gradient_of_the_runs_own_layers(case):
+    """Of truncated backpropagation: with the gradient whole."""
     for side, (_, module) in BACKENDS.items():
-        state = state_of(side, case, fast=True)
+        whole = replace(case.config, truncated_bptt_steps=None)
+        state = state_of(side, case, fast=True, config=whole)
         expected = np.abs(module.explained(state, output_of(case), batch_of(case))[1])
         assert relative_error(saliency(arrays(side, case)), expected) < BOUND
 

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn, relu, sigmoid, softmax, tanh
 
 from spec.batch import Batch
-from spec.config import ModelConfig
+from spec.config import ModelConfig, OptimizerConfig
 from spec.introspection import (
     DECODED,
     STEPS,
@@ -35,7 +35,7 @@ from torch_impl.carry import zone_out
 from torch_impl.cells import GeneralLSTMCell, LSTMState
 from torch_impl.models import State, at_end, last_layer, last_states
 from torch_impl.recurrent import real_steps, run_layers, unroll, zero_lstm_state, zero_state
-from torch_impl.training import TrainState, apply, put
+from torch_impl.training import TrainState, apply, export_arrays, init_state, put
 
 
 def open_rnn(config, weights, x, state, nudge):
@@ -314,10 +314,13 @@ def explained(state: TrainState, output: np.ndarray, batch: Batch) -> tuple[np.n
 def integrated_gradients(state: TrainState, batch: Batch, output: int | np.ndarray) -> Attribution:
     """Share out among the inputs what sets an output apart from that of the baseline, 0.
 
-    See `spec.introspection.integrate`; `output` as for `introspect`.
+    See `spec.introspection.integrate`; `output` as for `introspect`, and as there gradients flow
+    over the starts of the chunks of truncated backpropagation: else the shares would not add up.
 
     Raises:
       ValueError: the model has no such output.
     """
     which = which_output(state.config, output, len(batch.inputs))
+    whole = replace(state.config, truncated_bptt_steps=None)
+    state = init_state(whole, OptimizerConfig(), state.execution, export_arrays(state))
     return integrate(partial(explained, state, which), batch)
