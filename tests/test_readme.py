@@ -52,3 +52,24 @@ def test_its_make_targets_and_files_exist():
         assert f"\n{target}:" in makefile, target
     for path in re.findall(r"[\w./]+/[\w.]*\.(?:py|png|txt|md)", README):
         assert (ROOT / path).exists(), path
+
+
+def test_its_feature_table_names_tests_that_are_there():
+    for name in ("torch", "jax"):
+        installed(name)
+    table = README.partition("## Feature by feature")[2].partition("\n## ")[0]
+    held = re.findall(r'`(\w*tests/[\w/]+\.py)`((?:, (?:cases )?"[\w-]+"|, `test_\w+`)*)', table)
+    named = [(path, word) for path, of in held for word in re.findall(r'["`]([\w-]+)["`]', of)]
+    assert {path for path, _ in held} > {path for path, _ in named} > set()
+    for path, _ in held:
+        assert "\ndef test_" in (ROOT / path).read_text(), path
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-p", "no:cacheprovider"]
+    found = subprocess.run(
+        [*command, *sorted({path for path, _ in named})],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    for path, word in named:
+        assert any(line.startswith(f"{path}::") and word in line for line in found), (path, word)
