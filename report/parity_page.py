@@ -23,6 +23,7 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 ABOVE = {"loc": "lower right", "bbox_to_anchor": (1, 0.97), "ncols": 2}
 STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,  # names from a header are drawn as they are, $ and all
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,

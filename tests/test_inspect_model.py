@@ -129,6 +129,21 @@ def test_a_transformer_shows_its_heads(train, inspect, numbers, tmp_path, one_ba
     assert not (tmp_path / "no").exists()
 
 
+def test_names_are_drawn_as_they_are(train, inspect, tmp_path, one_backend):
+    """Between two $ matplotlib would read mathematics."""
+    data, run, out = (tmp_path / name for name in ("data.csv", "run", "out"))
+    rows = [f"{n},{n % 3},{n * n % 7},{n},{n % 5}.5" for n in range(12)]
+    data.write_text("\n".join(["t0_p$_$,t0_cost_$^,t1_p$_$,t1_cost_$^,y$^$", *rows]))
+    argv = (*TINY, "--data_path", data, "--backend", one_backend)
+    assert train(*argv, "--out", run).code == 0
+    finished = inspect("--checkpoint", run, "--data_path", data, "--rows", 1, "--out", out)
+    assert (finished.code, finished.err) == (0, "")
+    drawn = (out / "line2-sequence.svg").read_text()
+    assert ">p$_$<" in drawn
+    assert ">cost_$^<" in drawn
+    assert "mathdefault" not in (out / "report.html").read_text()  # nor is matplotlib's own
+
+
 def test_the_plane_is_the_same_whatever_sign_an_axis_comes_with():
     rng = np.random.default_rng(0)
     states = rng.normal(size=(40, 3)) * [0.1, 5.0, 2.0] + [1.0, 2.0, 3.0]
