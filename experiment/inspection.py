@@ -42,7 +42,9 @@ class InspectConfig:
     data_path: str | None = option(None, "file to look at, in the form of the training data")
     rows: int = option(3, "sequences, from the first", "a whole number >= 1", lambda n: n >= 1)
     explain: str | None = option(
-        None, "target or class to explain; none: the first target, each row's predicted class"
+        None,
+        "target or class to explain; none: the first target, of a path its last step, and each row's "
+        "predicted class",
     )
     backend: Literal["torch", "jax"] | None = option_of(PredictConfig, "backend")
     out: str | None = option(None, "directory to make and write to")
@@ -143,7 +145,8 @@ def inspect(config: InspectConfig) -> Inspection:
     )
     params = weights_of(stored)
     state = backend.init_state(model, OptimizerConfig(), execution, params)
-    explained = np.full(config.rows, (point(model) or 0) if wanted is None else wanted)
+    last = model.output_size - model.output_size // meaning.layout.forecast_steps
+    explained = np.full(config.rows, last + (point(model) or 0) if wanted is None else wanted)
     if wanted is None and meaning.classes:
         outputs = backend.predict(state, batch).outputs
         outputs = at_end(outputs, batch.lengths) if model.every_step else outputs

@@ -112,7 +112,8 @@ def sequence(found: Inspection, b: int) -> Figure:
     else:
         lines, unit = scaled, "standard deviations"
     for d in range(D):
-        top.plot(np.arange(n), lines[:, d], color=feature_colours(D)[d], lw=1.3, marker=dot(n))
+        line, colour = lines[:, d], feature_colours(D)[d]
+        top.plot(np.arange(n), line, color=colour, lw=1.3, marker=dot(line))
     top.set_ylabel(unit)
     if (over := attention_over(found, b)) is not None:
         label, weights = over
@@ -157,9 +158,14 @@ def feature_colours(D: int) -> list:
     return list(0.8 * matplotlib.colormaps["turbo"](np.linspace(0.05, 0.95, D))[:, :3])
 
 
-def dot(n: int) -> str | None:
-    """Return the marker of a line, which a single step needs."""
-    return "o" if n == 1 else None
+def dot(line: np.ndarray) -> str | None:
+    """Return the marker of a line, which a single point needs."""
+    return "o" if np.isfinite(line).sum() == 1 else None
+
+
+def shades(weights: np.ndarray) -> tuple[float, float]:
+    """Return which attention is white and which darkest: 2 % apart or more, lest rounding shows."""
+    return weights.min(), max(weights.max(), 1.02 * weights.min())
 
 
 def attributed(drawn: Figure, panel, table: np.ndarray, label: str, names: tuple[str, ...]) -> None:
@@ -269,7 +275,7 @@ def states(found: Inspection, b: int, layers: list[str]) -> Figure:
 def units_over_time(panel, table: np.ndarray, title: str) -> None:
     """Draw each unit as a line [n, H]; those that move most in colour."""
     steps = np.arange(len(table))
-    marker = dot(len(table))
+    marker = dot(table[:, 0])
     moving = np.argsort(-np.ptp(table, axis=0), kind="stable")[:5]
     many = table.size > 20_000  # as paths they would make the page too heavy to scroll
     panel.plot(steps, table, color=GREY, lw=0.5, marker=marker, ms=3, rasterized=many)
@@ -348,7 +354,8 @@ def gradient(found: Inspection, b: int) -> Figure:
             color=LINES[layers.index(layer) % len(LINES)],
             lw=1.0 if state == "c" else 1.6,
             ls=(0, (3, 2)) if state == "c" else "-",
-            marker=dot(many),
+            marker=dot(size),
+            mfc="none" if state == "c" else None,
             label=name,
         )
     panel.set_yscale("log")

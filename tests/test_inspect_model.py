@@ -14,7 +14,7 @@ from experiment import checkpoint
 from experiment.inspection import InspectConfig
 from experiment.inspection import inspect as looked_at
 from experiment.run_directory import BEST
-from report.model_figures import principal_plane
+from report.model_figures import gradient, principal_plane
 from spec.tensors import decode
 from tests.conftest import FRAMEWORKS, ROOT, TINY, command, finish, installed, start
 
@@ -142,6 +142,22 @@ def test_names_are_drawn_as_they_are(train, inspect, tmp_path, one_backend):
     assert ">p$_$<" in drawn
     assert ">cost_$^<" in drawn
     assert "mathdefault" not in (out / "report.html").read_text()  # nor is matplotlib's own
+
+
+def test_of_a_path_the_last_step_is_explained(train, tmp_path, one_backend):
+    data, run = SAMPLES / "sunspots_monthly.csv", tmp_path / "run"
+    argv = ("--data_path", data, "--backend", one_backend, "--model", "lstm_seq2seq")
+    argv += ("--windows", 300, "--horizon", 3, "--forecast", "path", "--batch_size", 4096)
+    assert train(*argv, "--hidden_size", 2, "--epochs", 1, "--out", run).code == 0
+    given = {"checkpoint": str(run), "data_path": str(data), "rows": 1, "out": "unused"}
+    last = looked_at(InspectConfig(**given))
+    first = looked_at(InspectConfig(**given, explain="sunspots+1"))
+    assert last.summary()[0]["explained"] == "sunspots+3"
+    for found, steps, marker in ((last, 3, "None"), (first, 1, "o")):  # a lone point has no line
+        lines = {line.get_label(): line for line in gradient(found, 0).axes[0].get_lines()}
+        for name in ("decoder.h", "decoder.c"):
+            assert np.isfinite(lines[name].get_ydata()).sum() == steps
+            assert lines[name].get_marker() == marker
 
 
 def test_the_plane_is_the_same_whatever_sign_an_axis_comes_with():
