@@ -50,6 +50,8 @@ def figures(found: Inspection, b: int) -> Iterator[tuple[str, Figure]]:
         else:
             yield f"heads-l{layer}", heads(found, b, own[0])
         yield f"states-l{layer}", states(found, b, own)
+    if found.model.self_attention:
+        yield "heads-self", heads(found, b, "self_attention")
     if found.model.decodes:
         yield "gates-decoder", gates(found, b, ["decoder"])
         yield "states-decoder", states(found, b, ["decoder"])
@@ -123,8 +125,9 @@ def sequence(found: Inspection, b: int) -> Figure:
             aspect="auto",
             interpolation="none",
             cmap=ATTENTION,
-            norm=Normalize(0, weights.max()),
+            norm=Normalize(*shades(weights)),
             extent=(-0.5, n - 0.5, low, high),
+            alpha=0.6,  # the lines stay readable
             zorder=0,
         )
         bar_of(drawn, image, top, label)
@@ -186,6 +189,7 @@ def attributed(drawn: Figure, panel, table: np.ndarray, label: str, names: tuple
             text.set_color(colour)
     else:
         panel.set_ylabel("feature")
+        panel.yaxis.set_major_locator(whole(5))
     bar_of(drawn, image, panel, label)
 
 
@@ -229,7 +233,7 @@ def heads(found: Inspection, b: int, layer: str) -> Figure:
         panel.set_axis_off()
     for head, table in enumerate(weights):
         panel = panels.ravel()[head]
-        image = heat(panel, table, ATTENTION, 0.0, weights.max())
+        image = heat(panel, table, ATTENTION, *shades(weights))
         panel.set_title(f"head {head}", fontsize=9, loc="left")
         steps_axis(panel, n, 5)
         panel.set_xlabel("attends to step")
@@ -246,7 +250,7 @@ def attention_of_forecast(found: Inspection, b: int) -> Figure:
     K, n = table.shape
     drawn = Figure(figsize=(WIDTH, 1.1 + min(0.22 * K, 4.0)), layout="constrained")
     panel = drawn.subplots()
-    image = heat(panel, table, ATTENTION, 0.0, table.max())
+    image = heat(panel, table, ATTENTION, *shades(table))
     panel.yaxis.set_major_locator(whole(10))
     panel.yaxis.set_major_formatter(lambda k, _: f"{k + 1:.0f}")
     panel.set_ylabel("steps ahead")

@@ -93,8 +93,9 @@ def heading(row: Mapping[str, str]) -> str:
 def title(found: Inspection, kind: str) -> str:
     """Name a figure."""
     kind, _, layer = kind.partition("-")
-    model, where = found.model, f"layer {layer[1:]}"
-    where = "the decoder" if layer == "decoder" else where
+    model = found.model
+    parts = {"decoder": "the decoder", "self": "the last layer's outputs to each other"}
+    where = parts.get(layer, f"layer {layer[1:]}")
     gated = "States" if model.cell == "rnn" else "Gates and states"
     seen = "The sequence" + (", its attention" if model.attends or not model.recurrent else "")
     words = {
@@ -143,13 +144,16 @@ def caption(found: Inspection, b: int, kind: str) -> str:
 
 def shading(model: ModelConfig) -> str:
     """Say what stands behind the sequence."""
-    if model.decodes:
-        return "Shaded: the attention weight of each step, at the step of the forecast explained. "
-    if model.attends:
-        return "Shaded: the attention weight of each step. "
-    if model.recurrent:
+    if model.recurrent and not model.attends:
         return ""
-    return "Shaded: the last layer's attention on each step, mean of all heads and steps. "
+    what = "the attention weight of each step"
+    if model.decodes:
+        what += ", at the step of the forecast explained"
+    elif model.self_attention:
+        what += ", there a mix of all steps by self-attention"
+    elif not model.attends:
+        what = "the last layer's attention on each step, mean of all heads and steps"
+    return f"Shaded, white for the least: {what}. "
 
 
 def predictions(found: Inspection) -> str:

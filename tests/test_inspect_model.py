@@ -9,12 +9,14 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="make one-framework goes without the extra report")
 
+from matplotlib.figure import Figure
+
 import inspect_model as inspect_command
 from experiment import checkpoint
 from experiment.inspection import InspectConfig
 from experiment.inspection import inspect as looked_at
 from experiment.run_directory import BEST
-from report.model_figures import gradient, principal_plane
+from report.model_figures import attributed, gradient, principal_plane, shades
 from spec.tensors import decode
 from tests.conftest import FRAMEWORKS, ROOT, TINY, command, finish, installed, start
 
@@ -158,6 +160,36 @@ def test_of_a_path_the_last_step_is_explained(train, tmp_path, one_backend):
         for name in ("decoder.h", "decoder.c"):
             assert np.isfinite(lines[name].get_ydata()).sum() == steps
             assert lines[name].get_marker() == marker
+
+
+def test_self_attention_shows_its_heads(train, inspect, numbers, tmp_path, one_backend):
+    argv = (*TINY, "--data_path", numbers, "--backend", one_backend, "--model", "lstm_attention")
+    assert train(*argv, "--self_attention", "--out", tmp_path / "run").code == 0
+    out = tmp_path / "out"
+    argv = ("--checkpoint", tmp_path / "run", "--rows", 1, "--out", out, "--data_path", numbers)
+    assert inspect(*argv).code == 0
+    page = (out / "report.html").read_text()
+    assert headings(page).count("Attention of the last layer's outputs to each other") == 1
+    assert "there a mix of all steps by self-attention" in text_of(page)
+    drawn = (out / "line2-heads-self.svg").read_text()
+    assert [f"head {n}" in drawn for n in range(5)] == [True] * 4 + [False]
+
+
+def test_attention_is_shaded_from_its_least_to_its_largest_weight():
+    assert shades(np.array([0.26, 0.24, 0.25])) == (0.24, 0.26)
+    low, high = shades(np.array([0.25, np.nextafter(0.25, 1), 0.25]))
+    assert low == 0.25
+    assert high > 0.254
+
+
+def test_many_features_are_numbered_by_whole_numbers():
+    drawn = Figure()
+    panel = drawn.subplots()
+    attributed(drawn, panel, np.ones((3, 20)), "saliency", ())
+    low, high = sorted(panel.get_ylim())
+    ticks = [tick for tick in panel.get_yticks() if low < tick < high]
+    assert len(ticks) > 2
+    assert all(tick == round(tick) for tick in ticks)
 
 
 def test_the_plane_is_the_same_whatever_sign_an_axis_comes_with():
