@@ -53,7 +53,9 @@ def files(found: Inspection, facts: Mapping[str, Any]) -> dict[str, bytes]:
                 figure.set_layout_engine("none")  # It is laid out: that takes longest.
                 figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
                 drawn |= {f"{name}.svg": svg.encode(), f"{name}.png": png.getvalue()}
-                parts += [f"<h3>{title(found, kind)}</h3>", inline(svg, text)]
+                about = title(found, kind)
+                label = f"Line {row['line']}: {about[:1].lower()}{about[1:]}"
+                parts += [f"<h3>{about}</h3>", inline(svg, label, text)]
         sections.append("\n".join(parts))
     return drawn | {"report.html": page(found, facts, sections).encode()}
 
@@ -159,9 +161,16 @@ def shading(model: ModelConfig) -> str:
 def predictions(found: Inspection) -> str:
     """Compare prediction and truth of each sequence."""
     rows = found.summary()
+
+    def cell(text: str) -> str:
+        return escape(text).replace(" / ", "&nbsp;/ ")  # no line of a path begins with its stroke
+
     heads = "".join(f'<th class="text">{name}</th>' for name in rows[0])
-    body = "".join(row_of((escape(text), "text") for text in row.values()) for row in rows)
-    return f'<table class="whole"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>'
+    body = "".join(row_of((cell(text), "text") for text in row.values()) for row in rows)
+    return (
+        f'<div class="scroll"><table class="whole"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def parameters(params: Mapping[str, np.ndarray]) -> str:

@@ -169,7 +169,7 @@ def number(value: float | None) -> str:
 def figure(drawn: Figure, caption: str) -> str:
     """Put a figure into the page as SVG."""
     caption = " ".join(caption.split())
-    return inline(svg_of(drawn, caption), caption)
+    return inline(svg_of(drawn, caption), caption, caption)
 
 
 def svg_of(drawn: Figure, salt: str) -> str:
@@ -180,14 +180,14 @@ def svg_of(drawn: Figure, salt: str) -> str:
     return file.getvalue()
 
 
-def inline(svg: str, caption: str) -> str:
-    """Strip an SVG file of what a page needs not, and write the caption below."""
+def inline(svg: str, label: str, caption: str) -> str:
+    """Strip an SVG file of what a page needs not, name it and write a caption, if any, below."""
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     used = set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", svg)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(label)}" ', 1)
     below = f"<figcaption>{escape(caption)}</figcaption>" if caption else ""
-    return f"<figure>{svg}{below}</figure>"
+    return f'<figure><div class="scroll">{svg}</div>{below}</figure>'
 
 
 def panels(count: int, height: float, rows: int = 1) -> tuple[Figure, Iterable]:

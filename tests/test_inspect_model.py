@@ -94,6 +94,12 @@ def test_the_page_holds_every_section_and_nothing_from_elsewhere(inspect, run, n
     for section in ("Gradient through time", "Gates and states of layer 0"):
         assert found.count(section) == 2
     assert found[-2:] == ["Parameters", "How to repeat this"]
+    labels = re.findall(r'aria-label="(.*?)"', page)
+    assert labels[:2] == [
+        "Line 2: the sequence and what the prediction rests on",
+        "Line 2: gradient through time",
+    ]
+    assert len(set(labels)) == page.count("<svg ")
     text = text_of(page)
     assert (
         f"python inspect_model.py --checkpoint {run} --data_path {numbers} --rows 2 --out" in text
@@ -131,6 +137,19 @@ def test_a_transformer_shows_its_heads(train, inspect, numbers, tmp_path, one_ba
     assert not (tmp_path / "no").exists()
 
 
+def test_self_attention_shows_its_heads(train, inspect, numbers, tmp_path, one_backend):
+    argv = (*TINY, "--data_path", numbers, "--backend", one_backend, "--model", "lstm_attention")
+    assert train(*argv, "--self_attention", "--out", tmp_path / "run").code == 0
+    out = tmp_path / "out"
+    argv = ("--checkpoint", tmp_path / "run", "--rows", 1, "--out", out, "--data_path", numbers)
+    assert inspect(*argv).code == 0
+    page = (out / "report.html").read_text()
+    assert headings(page).count("Attention of the last layer's outputs to each other") == 1
+    assert "there a mix of all steps by self-attention" in text_of(page)
+    drawn = (out / "line2-heads-self.svg").read_text()
+    assert [f"head {n}" in drawn for n in range(5)] == [True] * 4 + [False]
+
+
 def test_names_are_drawn_as_they_are(train, inspect, tmp_path, one_backend):
     """Between two $ matplotlib would read mathematics."""
     data, run, out = (tmp_path / name for name in ("data.csv", "run", "out"))
@@ -160,19 +179,6 @@ def test_of_a_path_the_last_step_is_explained(train, tmp_path, one_backend):
         for name in ("decoder.h", "decoder.c"):
             assert np.isfinite(lines[name].get_ydata()).sum() == steps
             assert lines[name].get_marker() == marker
-
-
-def test_self_attention_shows_its_heads(train, inspect, numbers, tmp_path, one_backend):
-    argv = (*TINY, "--data_path", numbers, "--backend", one_backend, "--model", "lstm_attention")
-    assert train(*argv, "--self_attention", "--out", tmp_path / "run").code == 0
-    out = tmp_path / "out"
-    argv = ("--checkpoint", tmp_path / "run", "--rows", 1, "--out", out, "--data_path", numbers)
-    assert inspect(*argv).code == 0
-    page = (out / "report.html").read_text()
-    assert headings(page).count("Attention of the last layer's outputs to each other") == 1
-    assert "there a mix of all steps by self-attention" in text_of(page)
-    drawn = (out / "line2-heads-self.svg").read_text()
-    assert [f"head {n}" in drawn for n in range(5)] == [True] * 4 + [False]
 
 
 def test_attention_is_shaded_from_its_least_to_its_largest_weight():
