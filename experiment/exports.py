@@ -22,6 +22,7 @@ from experiment.pretrained import CARD, Pretrained
 from experiment.run_directory import checkpoint_at
 from spec.backend import Backend, load_backend
 from spec.errors import ConfigError, OutputError
+from spec.precision import UNIT_ROUNDOFF
 
 # Who makes a format, and the extra that installs it.
 MAKERS = {
@@ -33,6 +34,8 @@ MAKERS = {
 # Measured over the table of the parity tests: 0.9 with its weights, 1.8 with three times those, 7.7
 # with eight times, where models are chaotic. A wrong formula shows as 1000 and more.
 FACTOR = 32
+# Of bfloat16 and float16, whose rounding is measured itself.
+NARROW_FACTOR = 4
 
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 Content = bytes | Mapping[str, bytes]
@@ -61,14 +64,15 @@ def export(config: ExportConfig) -> Exported:
       OutputError: its answers are not the framework's, or it cannot be written.
     """
     beside = f"{config.out}.json"  # what the format has no room for
-    if not (config.format == "safetensors" and empty_directory(config.out)):
-        check_new("out", config.out)
+    folder = config.format == "safetensors"
+    if not (folder and empty_directory(config.out)):
+        check_new("out", config.out.rstrip("/") if folder else config.out)
     if config.format == "stablehlo":
         check_new("out", beside)
     path = checkpoint_at(Path(config.checkpoint))
     stored = checkpoint.load(path)
     backend = load_backend(config.backend or stored.config.backend)
-    if config.format == "safetensors":
+    if folder:
         files = pretrained.to_files(stored)
         found = pretrained.from_files(files, backend).answer
         content = files | {CARD: model_card(stored, path).encode()}
@@ -99,25 +103,27 @@ def make(format: str, stored: Checkpoint, record: str) -> tuple[bytes, Run]:
         ) from None
     scaling = stored.meaning.scaling
     model = replace(model_config(stored.config, stored.meaning), truncated_bptt_steps=None)
-    content = maker.export(model, weights_of(stored), scaling, format, record)
+    arrays, dtype = weights_of(stored), stored.config.dtype
+    content = maker.export(model, arrays, dtype, scaling, format, record)
     return content, lambda inputs, lengths: maker.run(content, format, inputs, lengths)
 
 
 def check(config: ExportConfig, stored: Checkpoint, backend: Backend, run: Run) -> str:
     """Hold what an artefact answers to the framework's own answers, and say how far it is off.
 
-    How far rounding may take it is measured: by how much the framework's float32 differs from its
-    float64 on the same sequences.
+    Both compute in the run's dtype. How far rounding may take it is measured: by how much the
+    framework's narrower floats differ from its float64 on the same sequences.
 
     Raises:
       OutputError: it is off by more than that explains, or does not run.
     """
-    meaning, dtype = stored.meaning, stored.config.master_dtype
-    sizes = [(1, 1), (2, 9), (5, meaning.layout.steps + 6)]
+    meaning, dtype = stored.meaning, stored.config.dtype
+    # Of the second no sequence reaches the end.
+    sizes = [(1, 1, 0), (2, 9, 2), (5, meaning.layout.steps + 6, 0)]
     if stored.config.longest is not None:
-        sizes = [(B, min(T, stored.config.longest)) for B, T in sizes]
-    shown = ", ".join(f"{B} x {T}" for B, T in sizes)
-    sequences = [ragged(meaning, B, T) for B, T in sizes]
+        sizes = [(B, min(T, stored.config.longest), beyond) for B, T, beyond in sizes]
+    shown = ", ".join(f"{B} x {T}" for B, T, _ in sizes)
+    sequences = [ragged(meaning, B, T, max(1, T - beyond)) for B, T, beyond in sizes]
     unit = 1.0
     if meaning.task == "regression":
         unit = meaning.scaling.target_std.repeat(stored.config.outputs_per_target)
@@ -133,7 +139,7 @@ def check(config: ExportConfig, stored: Checkpoint, backend: Backend, run: Run) 
         model, arrays = model_config(stored.config, meaning), weights_of(stored)
         return answers(Pretrained.build(model, meaning, backend, arrays, dtype).answer)
 
-    by_dtype = {name: own(name) for name in ("float32", "float64")}
+    by_dtype = {name: own(name) for name in dict.fromkeys((dtype, "float32", "float64"))}
     try:
         found = answers(run)
     except Exception as error:  # which one depends on the framework
@@ -159,18 +165,20 @@ def check(config: ExportConfig, stored: Checkpoint, backend: Backend, run: Run) 
 
 def rounding(by_dtype: Mapping[str, np.ndarray], dtype: str) -> float:
     """Return how far two roundings of the same answers may be apart in a dtype."""
-    amplified = np.abs(by_dtype["float32"] - by_dtype["float64"]).max()
     largest = np.abs(by_dtype["float64"]).max()
-    eps = {name: np.finfo(name).eps for name in by_dtype}
-    return float(FACTOR * (amplified / eps["float32"] + largest) * eps[dtype])
+    narrow = dtype in ("bfloat16", "float16")
+    measured = dtype if narrow else "float32"
+    amplified = np.abs(by_dtype[measured] - by_dtype["float64"]).max() / UNIT_ROUNDOFF[measured]
+    factor = NARROW_FACTOR if narrow else FACTOR
+    return float(factor * (amplified + 2 * largest) * UNIT_ROUNDOFF[dtype])
 
 
-def ragged(meaning: Meaning, B: int, T: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw sequences [B, T, D] that are spread as the data, and lengths from 1 to T; NaN behind."""
+def ragged(meaning: Meaning, B: int, T: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw sequences [B, T, D] spread as the data, and lengths from 1 to the longest; NaN behind."""
     draw = np.random.default_rng([B, T])
     mean, std = meaning.scaling.input_mean, meaning.scaling.input_std
     inputs = mean + std * draw.normal(size=(B, T, len(mean)))
-    lengths = draw.integers(1, T, B, endpoint=True)
-    lengths[-1], lengths[0] = 1, T
+    lengths = draw.integers(1, longest, B, endpoint=True)
+    lengths[-1], lengths[0] = 1, longest
     inputs[np.arange(T) >= lengths[:, None]] = np.nan
     return inputs, lengths

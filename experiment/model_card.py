@@ -69,7 +69,7 @@ def model_card(stored: Checkpoint, path: Path) -> str:
         model=run.model,
         task=meaning.task,
         parameters=sum(math.prod(spec.shape) for spec in parameter_schema(model).values()),
-        dtype=run.master_dtype,
+        dtype=run.master_dtype + f", computing in {run.dtype}" * (run.dtype != run.master_dtype),
         version=__version__,
         backend=run.backend,
         epoch=stored.progress.epoch,

@@ -38,7 +38,7 @@ class Pretrained:
       meaning: task, labels, columns, scaling.
       backend: that computes.
       state: the backend's; `backend.predict` takes it.
-      dtype: of weights and arithmetic.
+      dtype: of its arithmetic.
     """
 
     config: ModelConfig
@@ -54,7 +54,7 @@ class Pretrained:
         meaning: Meaning,
         backend: Backend,
         arrays: Mapping[str, np.ndarray],
-        dtype: Literal["float32", "float64"],
+        dtype: str,
     ) -> "Pretrained":
         """Put a model on the CPU, in the dtype to compute in."""
         execution = Execution(dtype=dtype)
@@ -92,7 +92,8 @@ class Pretrained:
             raise DataError(f"lengths reach from {lengths.min()} to {lengths.max()}, not 1 to {T}")
         real = np.arange(T) < lengths[:, None]
         try:
-            scaled = self.meaning.scaling.inputs(np.where(real[..., None], inputs, 0), self.dtype)
+            readings = np.where(real[..., None], inputs, 0)
+            scaled = self.meaning.scaling.inputs(readings, Execution(dtype=self.dtype).master_dtype)
         except OverflowError as error:
             raise DataError(f"inputs: {error}") from None
         part = Part(scaled, lengths.astype(np.int64), None, np.arange(N))
@@ -109,7 +110,7 @@ def described(stored: Checkpoint) -> dict[str, Any]:
         "format": FORMAT,
         "seqduet": __version__,
         "model": asdict(model),
-        "dtype": stored.config.master_dtype,
+        "dtype": stored.config.dtype,
         "trained_in": stored.config.backend,
         "task": meaning.task,
         "classes": meaning.classes,

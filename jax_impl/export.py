@@ -4,20 +4,22 @@ Dimensions: B batch, T time, D input features, O outputs (targets or classes).
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Float, Int
 
 from jax_impl import fast
-from jax_impl.arrays import to_tree
+from jax_impl.arrays import from_numpy, rounded, to_tree, widened
 from jax_impl.losses import mean_and_std
 from jax_impl.models import MODELS
-from spec.config import ModelConfig
+from spec.config import Execution, ModelConfig
 from spec.params import position_rates
 from spec.units import Units
 
@@ -31,6 +33,7 @@ def positions(time: int, size: int) -> Float[Array, "T H"]:
 
 def answers(
     config: ModelConfig,
+    execution: Execution,
     params: Mapping[str, Any],
     units: Units,
     inputs: Float[Array, "B T D"],
@@ -49,7 +52,7 @@ def answers(
       [B, T, O], of which what stands past an end means nothing.
     """
     scaled = (inputs - units.input_mean) / units.input_std
-    scaled = jnp.where(jnp.isnan(scaled), 0.0, scaled).astype(params["head"]["bias"].dtype)
+    scaled = rounded(widened(jnp.where(jnp.isnan(scaled), 0.0, scaled), execution), execution)
     if not config.recurrent and config.positions == "sinusoidal":
         computed = positions(inputs.shape[1], config.hidden_size).astype(scaled.dtype)
         params = {**params, "embedding": {**params["embedding"], "positions": computed}}
@@ -69,9 +72,37 @@ def answers(
     return outputs * std + mean
 
 
+def _as_written(program: ClosedJaxpr, *inputs: Array) -> list[Array]:
+    """Run a program so that each narrow result is rounded where it says, whoever compiles it.
+
+    Left to itself XLA may keep such a result in float32 from one operation to the next; what it is
+    told against that, `training.py` does, is no part of an exported program.
+    """
+    values = dict(zip(program.jaxpr.constvars, program.consts, strict=True))
+    values |= zip(program.jaxpr.invars, inputs, strict=True)
+
+    def read(value):
+        return value.val if isinstance(value, Literal) else values[value]
+
+    def body(part):
+        return jax.make_jaxpr(partial(_as_written, part))(*part.in_avals)
+
+    for step in program.jaxpr.eqns:
+        parts = {n: part for n, part in step.params.items() if isinstance(part, ClosedJaxpr)}
+        bodies = {name: body(part) for name, part in parts.items()}
+        options = step.primitive.get_bind_params(step.params | bodies)
+        found = step.primitive.bind(*map(read, step.invars), **options)
+        found = found if step.primitive.multiple_results else [found]
+        for name, array in zip(step.outvars, found, strict=True):
+            bits = NARROW.get(str(array.dtype))
+            values[name] = lax.reduce_precision(array, *bits) if bits else array
+    return [read(value) for value in program.jaxpr.outvars]
+
+
 def export(
     config: ModelConfig,
     arrays: Mapping[str, np.ndarray],
+    dtype: str,
     units: Units,
     format: str,
     record: str,
@@ -80,22 +111,28 @@ def export(
 
     Args:
       config: of the model.
-      arrays: its parameters by name, in the dtype to compute in.
+      arrays: its parameters by name.
+      dtype: to compute in, as `spec.precision` says.
       units: of the readings and of the answers.
       format: one of `FORMATS`.
       record: text to travel in the file, where the format has room for it.
     """
+    execution = Execution(dtype=dtype)
     with jax.enable_x64(True):
-        params = to_tree({name: jnp.asarray(array) for name, array in arrays.items()})
+        named = {n: rounded(from_numpy(a, execution), execution) for n, a in arrays.items()}
+        params = to_tree(named)
 
         @jax.jit
         def program(inputs, lengths):
-            return answers(config, params, units, inputs, lengths)
+            return answers(config, execution, params, units, inputs, lengths)
 
         open = ["batch >= 1", "time >= 1"] + [f"time <= {config.longest}"] * bool(config.longest)
         B, T = jax.export.symbolic_shape("batch, time", constraints=open)
         inputs = jax.ShapeDtypeStruct((B, T, config.input_size), jnp.float64)
         lengths = jax.ShapeDtypeStruct((B,), jnp.int64)
+        if dtype in NARROW:
+            plain = program.trace(inputs, lengths).jaxpr
+            program = jax.jit(lambda inputs, lengths: _as_written(plain, inputs, lengths)[0])
         exported = jax.export.export(program, platforms=FORMATS[format])
         return bytes(exported(inputs=inputs, lengths=lengths).serialize())
 
@@ -108,3 +145,4 @@ def run(content: bytes, format: str, inputs: np.ndarray, lengths: np.ndarray) ->
 
 
 FORMATS = {"stablehlo": ("cpu", "cuda")}
+NARROW = {"bfloat16": (8, 7), "float16": (5, 10)}  # bits of exponent and mantissa

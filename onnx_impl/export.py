@@ -55,6 +55,7 @@ def answers(
 def export(
     config: ModelConfig,
     arrays: Mapping[str, np.ndarray],
+    dtype: str,
     units: Units,
     format: str,
     record: str,
@@ -63,7 +64,8 @@ def export(
 
     Args:
       config: of the model.
-      arrays: its parameters by name, in the dtype to compute in.
+      arrays: its parameters by name.
+      dtype: to compute in, float32 or float64.
       units: of the readings and of the answers.
       format: "onnx".
       record: text to travel in the file.
@@ -72,6 +74,12 @@ def export(
       ConfigError: ONNX cannot express the model, onnxruntime cannot compute it, or the file would
         be too large.
     """
+    if dtype not in ("float32", "float64"):
+        raise ConfigError(
+            f"--format {format}: onnxruntime runs no such model in {dtype}; choose torchscript, "
+            "torch_export, stablehlo or safetensors, or train with --dtype float32"
+        )
+    arrays = {name: array.astype(dtype) for name, array in arrays.items()}
     operator = config.cell.upper() if config.recurrent else "Erf"
     for name in ("proj_size", "layer_norm", "zoneout"):
         if getattr(config, name) != getattr(Recurrence, name):
@@ -79,16 +87,14 @@ def export(
                 f"--format {format}: its operator {operator} has nothing for --{name}; choose "
                 "torchscript, torch_export or stablehlo"
             )
-    if arrays["head.bias"].dtype != np.float32 and (
-        config.recurrent or config.activation == "gelu"
-    ):
+    if dtype == "float64" and (config.recurrent or config.activation == "gelu"):
         raise ConfigError(
             f"--format {format}: onnxruntime runs {operator} in float32 only, this run is float64; "
             "choose another format, or train with --dtype float32"
         )
     if sum(array.nbytes for array in arrays.values()) > LARGEST:
         raise ConfigError(f"--format {format}: holds at most 2 GiB; choose another format")
-    graph = Graph(str(arrays["head.bias"].dtype))
+    graph = Graph(dtype)
     name = "probabilities" if config.task == "classification" else "predictions"
     graph.nodes.append(
         helper.make_node("Identity", [answers(graph, config, arrays, units)], [name])

@@ -22,7 +22,7 @@ from parity_tests.warm import warm_pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = ("spec", "data", "experiment", "torch_impl", "jax_impl", "parity_tests")
-COMMANDS = ("train.py", "predict.py", "pyproject.toml")
+COMMANDS = ("train.py", "predict.py", "export.py", "pyproject.toml")
 
 
 class Fault(NamedTuple):
@@ -792,6 +792,10 @@ FAULTS: list[Fault] = [
         ("lambda array: rounded(array, execution)", "lambda array: array"),
     ),
     Fault("XLA free to keep what was not rounded", "jax", "training.py", '"xla_allow_excess_precision": False', '"xla_allow_excess_precision": True'),
+    *both("export.py", "exported parameters not rounded", "n: rounded(from_numpy(a, execution), execution)", "n: from_numpy(a, execution)"),
+    Fault("exported layers left to XLA's precision", "jax", "export.py", "lax.reduce_precision(array, *bits) if bits else array", "array"),
+    Fault("exported loops without their bodies' rounding", "jax", "export.py", "step.params | bodies", "step.params"),
+    Fault("exported cell state as narrow as the readings", "torch", "export.py", "part.shape[-1])), part.dtype)", "part.shape[-1])), inputs.dtype)"),
     Fault("sigmoid rounded inside", "jax", "arrays.py", "map(in_float32, (", "map(lambda function: function, ("),
     *both("cells.py", "norm rounded inside", "@in_float32\ndef standardize", "def standardize"),
     *both("encoder.py", "GELU rounded inside", "@in_float32\ndef gelu(", "def gelu("),
@@ -890,6 +894,7 @@ OWN_TESTS = {
     "arrays.py": ["test_training.py"],
     "cells.py": ["test_cells.py", "test_encoder.py"],
     "carry.py": ["test_recurrent.py", "test_carry.py"],
+    "export.py": ["test_export.py::test_program_rounds_as_predict"],
     "fast.py": ["test_recurrent.py"],
 }
 

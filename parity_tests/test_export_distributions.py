@@ -19,7 +19,8 @@ from spec import reference
 @pytest.mark.parametrize("format", PROGRAMS)
 def test_program_answers_in_order_and_in_the_unit_of_the_data(format, case):
     maker = import_module(MAKERS[format][0])
-    content = maker.export(case.config, case.params, forecast_units(case), format, "{}")
+    units = forecast_units(case)
+    content = maker.export(case.config, case.params, "float64", units, format, "{}")
     found = {str(x.shape): maker.run(content, format, x, n) for x, n in questions(case)}
     expected, crossed = forecasts(case, case.params)
     assert crossed or case.loss != "quantile"  # else sorting is not tested

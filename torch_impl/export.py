@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from spec.config import ModelConfig
+from spec.config import Execution, ModelConfig
 from spec.params import position_rates
 from spec.units import Units
 from torch_impl import fast, recurrent
+from torch_impl.arrays import from_numpy, rounded, widened
 from torch_impl.carry import AS_IT_IS, carried
 from torch_impl.encoder import Embedding
 from torch_impl.losses import mean_and_std
@@ -55,9 +56,9 @@ class Answers(nn.Module):
       [B, T, O], of which what stands past an end means nothing.
     """
 
-    def __init__(self, config: ModelConfig, model: nn.Module, units: Units):
+    def __init__(self, config: ModelConfig, execution: Execution, model: nn.Module, units: Units):
         super().__init__()
-        self.config = config
+        self.config, self.execution = config, execution
         self.model = model
         for name in ("input_mean", "input_std", "target_mean", "target_std"):
             self.register_buffer(name, torch.tensor(getattr(units, name)))
@@ -66,8 +67,9 @@ class Answers(nn.Module):
         self, inputs: Float[Tensor, "B T D"], lengths: Int[Tensor, " B"]
     ) -> Float[Tensor, "B O"]:
         scaled = (inputs - self.input_mean) / self.input_std
-        scaled = torch.where(torch.isnan(scaled), 0.0, scaled).to(self.model.head.bias.dtype)
-        outputs = self.model(scaled, lengths).predictions.to(torch.float64)
+        scaled = widened(torch.where(torch.isnan(scaled), 0.0, scaled), self.execution)
+        output = self.model(rounded(scaled, self.execution), lengths)
+        outputs = output.predictions.to(torch.float64)
         if self.config.criterion == "cross_entropy":
             return torch.softmax(outputs, dim=-1)
         mean, std = self.target_mean, self.target_std
@@ -85,6 +87,7 @@ class Answers(nn.Module):
 def export(
     config: ModelConfig,
     arrays: Mapping[str, np.ndarray],
+    dtype: str,
     units: Units,
     format: str,
     record: str,
@@ -93,19 +96,20 @@ def export(
 
     Args:
       config: of the model.
-      arrays: its parameters by name, in the dtype to compute in.
+      arrays: its parameters by name.
+      dtype: to compute in, as `spec.precision` says.
       units: of the readings and of the answers.
       format: one of `FORMATS`.
       record: text to travel in the file, where the format has room for it.
     """
-    layers, write = FORMATS[format]
+    execution, (layers, write) = Execution(dtype=dtype), FORMATS[format]
     with torch.device("meta"):
         model = sequence_model(config, layers if config.recurrent else fast)
         if not config.recurrent and config.positions == "sinusoidal":
             model.embedding = OpenEmbedding(config.input_size, config.hidden_size)
-    named = {name: torch.tensor(array) for name, array in arrays.items()}
+    named = {n: rounded(from_numpy(a, execution), execution) for n, a in arrays.items()}
     model.load_state_dict(named, assign=True)
-    program = Answers(config, model, units).eval().requires_grad_(False)
+    program = Answers(config, execution, model, units).eval().requires_grad_(False)
     B, T = 3, min(5, config.longest or 5)  # of the example that is traced
     inputs = torch.zeros(B, T, config.input_size, dtype=torch.float64)
     example = {"inputs": inputs, "lengths": torch.full((B,), T)}
@@ -174,24 +178,25 @@ def unroll_scan(cell_with, weights, inputs, valid, state, reverse, carry=AS_IT_I
 
 
 @cache
-def scripted(cell_with, shapes, dtype, carry, **options):
+def scripted(cell_with, sizes, carry, **options):
     """Script a time loop around one step, which is traced.
 
     Args:
       cell_with: `rnn_with`, `gru_with` or `lstm_with` of `recurrent.py`.
-      shapes: of the step's readings, of its states, and pairs of the weights' names and shapes.
-      dtype: of all of them.
+      sizes: shape and dtype of the step's readings, of its states, of its weights by their names.
       carry, options: what `carried` and `cell_with` take beside.
     """
-    names = [name for name, _ in shapes[2]]
+    names = [name for name, _ in sizes[2]]
 
     def step(x: Tensor, state: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
         own = dict(zip(names, weights, strict=True))
         return list(carried(cell_with(own, **options), carry)({"x": x}, tuple(state)))
 
-    zeros = partial(torch.zeros, dtype=dtype)
-    weights = [zeros(shape) for _, shape in shapes[2]]
-    example = zeros(shapes[0]), [zeros(shape) for shape in shapes[1]], weights
+    def zeros(shape, dtype):
+        return torch.zeros(shape, dtype=dtype)
+
+    weights = [zeros(*size) for _, size in sizes[2]]
+    example = zeros(*sizes[0]), [zeros(*size) for size in sizes[1]], weights
     advance = torch.jit.trace(step, example, strict=False)
 
     def loop(
@@ -215,10 +220,10 @@ def scripted(cell_with, shapes, dtype, carry, **options):
 
 def unroll_scripted(cell_with, weights, inputs, valid, state, reverse, carry, **options):
     """Unroll a cell by a script, as a trace has no loops."""
-    x, *states = ((1, int(part.shape[-1])) for part in (inputs, *state))
-    named = tuple((name, tuple(map(int, own.shape))) for name, own in weights.items())
-    shapes = x, tuple(states), named  # whole numbers, also while a trace records them
-    loop = scripted(cell_with, shapes, inputs.dtype, carry, **options)
+    x, *states = (((1, int(part.shape[-1])), part.dtype) for part in (inputs, *state))
+    named = tuple((name, (tuple(map(int, w.shape)), w.dtype)) for name, w in weights.items())
+    sizes = x, tuple(states), named  # whole numbers, also while a trace records them
+    loop = scripted(cell_with, sizes, carry, **options)
     outputs, last = loop(inputs, valid, list(state), list(weights.values()), reverse)
     return (outputs,), tuple(last)
 

@@ -82,7 +82,7 @@ def test_quantiles_and_spreads_match_reference(case):
     import onnx_impl
 
     narrow = {name: array.astype(np.float32) for name, array in case.params.items()}
-    content = onnx_impl.export(case.config, narrow, forecast_units(case), "onnx", "{}")
+    content = onnx_impl.export(case.config, narrow, "float32", forecast_units(case), "onnx", "{}")
     found = {str(x.shape): onnx_impl.run(content, "onnx", x, n) for x, n in questions(case)}
     assert_same(found, forecasts(case, narrow)[0], 5e-7)
 
@@ -91,7 +91,7 @@ def test_no_more_steps_than_learned_positions():
     import onnx_impl
 
     case = next(case for case in CASES if case.positions == "learned")
-    content = onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+    content = onnx_impl.export(case.config, case.params, "float64", units_of(case), "onnx", "{}")
     T = case.config.longest + 1
     with pytest.raises(Exception, match="out of data bounds"):
         onnx_impl.run(content, "onnx", np.zeros((1, T, case.features)), np.array([T]))
@@ -104,8 +104,8 @@ def test_a_decoder_is_one_step_whatever_the_steps_of_its_forecast():
     sizes = []
     for steps in (2, 200):
         case = Case("lstm_seq2seq", steps=steps)
-        narrow = {name: array.astype(np.float32) for name, array in case.params.items()}
-        sizes.append(len(onnx_impl.export(case.config, narrow, units_of(case), "onnx", "{}")))
+        given = case.config, case.params, "float32", units_of(case), "onnx", "{}"
+        sizes.append(len(onnx_impl.export(*given)))
     units = 2 * (200 - 2) * case.targets_of_a_step * 8  # means and standard deviations, float64
     assert sizes[1] - sizes[0] <= units + 32  # and longer numbers for shapes
 
@@ -125,7 +125,7 @@ def test_what_no_operator_has_is_refused(cell, name, value):
 
     case = Case(cell, options=Recurrence(**{name: value}))
     with pytest.raises(ConfigError) as error:
-        onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+        onnx_impl.export(case.config, case.params, "float64", units_of(case), "onnx", "{}")
     assert str(error.value) == (
         f"--format onnx: its operator {cell.upper()} has nothing for --{name}; choose torchscript, "
         "torch_export or stablehlo"
@@ -136,9 +136,8 @@ def test_names_open_sizes_and_labels_stand_in_the_file():
     import onnx_impl
 
     case = next(case for case in CASES if case.task == "classification" and case.config.attends)
-    narrow = {name: array.astype(np.float32) for name, array in case.params.items()}
     record = json.dumps({"classes": ["low", "high"]})
-    content = onnx_impl.export(case.config, narrow, units_of(case), "onnx", record)
+    content = onnx_impl.export(case.config, case.params, "float32", units_of(case), "onnx", record)
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     described = [(i.name, i.type, i.shape) for i in (*session.get_inputs(), *session.get_outputs())]
     assert described == [
@@ -157,7 +156,7 @@ def test_float64_is_refused_for_what_onnxruntime_lacks(operator):
     model = "transformer" if operator == "Erf" else operator.lower()
     case = next(case for case in CASES if case.model == model and case.activation == "gelu")
     with pytest.raises(ConfigError, match=f"onnxruntime runs {operator} in float32 only"):
-        onnx_impl.export(case.config, case.params, units_of(case), "onnx", "{}")
+        onnx_impl.export(case.config, case.params, "float64", units_of(case), "onnx", "{}")
     double = onnx.TensorProto.DOUBLE
     gates = {"RNN": 1, "GRU": 3, "LSTM": 4, "Erf": 0}[operator]
     shapes = {"X": (2, 1, 3), "W": (1, 3 * gates, 3), "R": (1, 3 * gates, 3)}
