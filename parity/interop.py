@@ -43,7 +43,11 @@ def torch_nn(prefix: str = "") -> Map:
 @nnx.variables
 @cell
 def nnx_gru_cell(w: Cell):
-    """torch.nn.GRU as nnx.GRUCell, which has no b_hn: from nnx it is 0, to nnx it must be 0."""
+    """torch.nn.GRU as nnx.GRUCell, which has no b_hn: from nnx it is 0, to nnx it must be 0.
+
+    Both reset after the product: a GRU with reset_after=False has equal weights' names and shapes, but
+    computes something else.
+    """
     bias, _ = w.gru_biases
     return {
         "dense_i": {"kernel": w.weight_ih.T, "bias": bias},

@@ -81,6 +81,10 @@ def lstm_cell(w: Cell):
 
 @cell
 def gru_cell(w: Cell):
-    """torch.nn.GRU as eqx.nn.GRUCell; the biases of r and z become one each, n keeps both."""
+    """torch.nn.GRU as eqx.nn.GRUCell; the biases of r and z become one each, n keeps both.
+
+    Both reset after the product: a GRU with reset_after=False has equal weights' names and shapes, but
+    computes something else.
+    """
     bias, bias_n = w.gru_biases
     return {"weight_ih": w.weight_ih, "weight_hh": w.weight_hh, "bias": bias, "bias_n": bias_n}

@@ -105,7 +105,11 @@ def lstm_cell(w: Cell):
 
 @cell
 def gru_cell(w: Cell):
-    """torch.nn.GRU as keras.layers.GRU's "gru_cell", which has both biases."""
+    """torch.nn.GRU as keras.layers.GRU's "gru_cell", which has both biases.
+
+    It needs reset_after=True, on either side: a GRU with the reset before the product has equal
+    weights' names and shapes, or in Keras a bias the less, but computes something else.
+    """
     weight_ih, weight_hh, bias_ih, bias_hh = (reorder(x, "rzn", "zrn") for x in w)
     bias = None if bias_ih is None else jnp.stack([bias_ih, bias_hh])
     return {"kernel": weight_ih.T, "recurrent_kernel": weight_hh.T, "bias": bias}

@@ -99,7 +99,11 @@ def lstm_cell(w: Cell):
 
 @cell
 def gru_cell(w: Cell):
-    """torch.nn.GRU as linen.GRUCell; the biases of r and z become one each, n keeps both."""
+    """torch.nn.GRU as linen.GRUCell; the biases of r and z become one each, n keeps both.
+
+    Both reset after the product: a GRU with reset_after=False has equal weights' names and shapes, but
+    computes something else.
+    """
     bias, bias_n = w.gru_biases
     parts = (blocks(x, 3) for x in (w.weight_ih, w.weight_hh, bias))
     tree = {}
