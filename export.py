@@ -19,9 +19,8 @@ def main(argv: list[str]) -> int | None:
     say(exported.check)
     stop = StopRequest()
     stop.listen()  # A file begun is finished.
-    for path, content in exported.files:
-        write = atomic.write if isinstance(content, bytes) else atomic.write_directory
-        write(Path(path), content)
+    atomic.write_all([(Path(path), content) for path, content in exported.files])
+    for path, _ in exported.files:
         say(f"{config.format}: {path}")
     return None if stop.signal is None else 128 + stop.signal
 

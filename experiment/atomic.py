@@ -18,20 +18,45 @@ def write(path: Path, content: bytes) -> None:
       OutputError: the disk is full, the directory read-only or absent.
     """
     try:
-        number, part = tempfile.mkstemp(suffix=MARK, prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with open(number, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-                os.fchmod(file.fileno(), 0o666 & ~umask())
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
-        sync_directory(path.parent)
+        replace(path, content)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Do what `write` does, and fail with what the system says."""
+    number, part = tempfile.mkstemp(suffix=MARK, prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with open(number, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o666 & ~umask())
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+    sync_directory(path.parent)
+
+
+def write_all(files: Iterable[tuple[Path, bytes | Mapping[str, bytes]]]) -> None:
+    """Write new files, or a directory of files by name, all of them or none.
+
+    Raises:
+      OutputError: as `write` and `write_directory`.
+    """
+    written: list[Path] = []
+    try:
+        for path, content in files:
+            if isinstance(content, bytes):
+                write(path, content)
+            else:
+                write_directory(path, content)
+            written.append(path)
+    except BaseException:
+        for path in written:
+            path.unlink()
+        raise
 
 
 def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
@@ -44,7 +69,7 @@ def write_directory(path: Path, files: Mapping[str, bytes]) -> None:
         part = Path(tempfile.mkdtemp(suffix=MARK, prefix=f".{path.name}.", dir=path.parent))
         try:
             for name, content in files.items():
-                write(part / name, content)
+                replace(part / name, content)
             part.chmod(0o777 & ~umask())
             os.replace(part, path)
         except BaseException:

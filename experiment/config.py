@@ -113,18 +113,21 @@ class PredictConfig:
 class ExportConfig:
     """Export"""
 
-    checkpoint: str | None = option(None, "run directory (its best checkpoint), or a checkpoint")
-    format: Literal["onnx", "torchscript", "torch_export", "stablehlo", "safetensors"] | None = (
-        option(None, "of the file; safetensors: a folder")
+    checkpoint: str = option(
+        None,
+        "run directory (its best checkpoint), or a checkpoint",
+        "a run directory or checkpoint",
     )
-    out: str | None = option(None, "file or folder to write; it must not exist yet")
+    format: Literal["onnx", "torchscript", "torch_export", "stablehlo", "safetensors"] = option(
+        None, "of the file; safetensors: a folder"
+    )
+    out: str = option(None, "file or folder to write; it must not exist yet", "a new path")
     backend: Literal["torch", "jax"] | None = option(
         None, "framework to check the answers against; none: the one that trained"
     )
 
     def __post_init__(self) -> None:
-        validate(self)
         for item in fields(self)[:3]:
             if getattr(self, item.name) is None:
-                expected = expectation(type(self), item).removesuffix(", or none")
-                raise ConfigError(f"--{item.name}: is required: {expected}")
+                raise ConfigError(f"--{item.name}: is required: {expectation(type(self), item)}")
+        validate(self)

@@ -88,6 +88,8 @@ def predict(config: PredictConfig) -> Report:
 
 def check_new(name: str, path: str) -> None:
     """Raise where a file exists already, or its directory does not, before any work is done."""
+    if os.path.basename(path) in ("", ".", ".."):
+        raise ConfigError(f"--{name} {path!r}: names no file")
     if os.path.lexists(path):
         raise ConfigError(f"--{name} {path}: exists; remove it or choose another name")
     if not os.access(Path(path).parent, os.W_OK | os.X_OK):

@@ -94,7 +94,11 @@ def test_learned_positions_bound_the_check(train, export, numbers, tmp_path, one
         (["--format", "onnx", "--out", "m"], "--checkpoint: is required", 2),
         (["--checkpoint", "run", "--out", "m"], "--format: is required: one of onnx, torch", 2),
         (["--checkpoint", "run", "--format", "onnx"], "--out: is required", 2),
-        (["--checkpoint", "run", "--format", "onxn", "--out", "m"], "did you mean onnx?", 2),
+        (["--checkpoint", "run", "--format", "onxn", "--out", "m"], "rs (did you mean onnx?)", 2),
+        (["--format", "onnx", "--out", "m"], "is required: a run directory or checkpoint", 2),
+        (["--checkpoint", "run", "--format", "onnx", "--out", ""], "--out '': names no file", 2),
+        (["--checkpoint", "run", "--format", "onnx", "--out", "m/"], "'m/': names no file", 2),
+        (["--checkpoint", "run", "--format", "safetensors", "--out", ""], "names no file", 2),
         (["--checkpoint", "run", "--format", "safetensors", "--out", "full"], "exists", 2),
         (["--checkpoint", "run", "--format", "safetensors", "--out", "no/m"], "missing", 5),
         (["--checkpoint", "no", "--format", "safetensors", "--out", "m"], "no: cannot be read", 3),
@@ -128,7 +132,7 @@ def test_a_missing_package_is_named(export, run, tmp_path, monkeypatch, format, 
     assert f"'.[{extra}]'" in str(caught.value)
 
 
-@pytest.mark.parametrize("wrong", ["differs", "NaN", "fails"])
+@pytest.mark.parametrize("wrong", ["differs", "differs where all are shorter", "NaN", "fails"])
 def test_what_answers_wrongly_is_not_written(export, run, tmp_path, monkeypatch, wrong):
     make = exports.make
     frozen = RuntimeError("Sizes of tensors must match\nexcept in dimension 1")
@@ -139,7 +143,9 @@ def test_what_answers_wrongly_is_not_written(export, run, tmp_path, monkeypatch,
         def off(inputs, lengths):
             if wrong == "fails":
                 raise frozen
-            return answer(inputs, lengths) + (1e-3 if wrong == "differs" else np.nan)
+            if wrong == "differs where all are shorter" and lengths.max() == inputs.shape[1]:
+                return answer(inputs, lengths)
+            return answer(inputs, lengths) + (np.nan if wrong == "NaN" else 1e-3)
 
         return content, off
 
@@ -153,8 +159,9 @@ def test_what_answers_wrongly_is_not_written(export, run, tmp_path, monkeypatch,
     assert contents(tmp_path) == before
 
 
-def test_a_folder_answers_as_predict(train, predict, export, labels, tmp_path, backend):
-    run = trained(train, labels, tmp_path / "run", backend)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_folder_answers_as_predict(train, predict, export, labels, tmp_path, backend, dtype):
+    run = trained(train, labels, tmp_path / "run", backend, "--dtype", dtype)
     out, folder = tmp_path / "out.csv", tmp_path / "model"
     folder.mkdir()  # an empty one is as good as none
     assert predict("--checkpoint", run, "--data_path", labels, "--out", out).code == 0
@@ -166,6 +173,8 @@ def test_a_folder_answers_as_predict(train, predict, export, labels, tmp_path, b
     header, rows = table(out)
     assert header[2:4] == [f"probability_{label}" for label in model.meaning.classes]
     assert answers.tolist() == [[float(cell) for cell in row[2:4]] for row in rows]
+    assert json.loads((folder / CONFIG).read_text())["dtype"] == model.dtype == dtype
+    assert ("computing in bfloat16" in (folder / CARD).read_text()) == (dtype == "bfloat16")
 
 
 def test_lengths_and_what_stands_past_them(export, run, tmp_path, one_backend):
@@ -252,13 +261,35 @@ def test_a_directory_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(path, content):
         written.append(path.name)
         if len(written) == 2:
-            raise OutputError("disk full")
+            raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(atomic, "write", full)
-    with pytest.raises(OutputError, match="disk full"):
+    monkeypatch.setattr(atomic, "replace", full)
+    with pytest.raises(OutputError) as caught:
         atomic.write_directory(tmp_path / "model", {"a": b"", "b": b""})
+    assert str(caught.value) == f"{tmp_path / 'model'}: cannot be written: No space left on device"
     assert written == ["a", "b"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_is_written_with_what_stands_beside_it_or_not_at_all(
+    train, export, labels, tmp_path, monkeypatch
+):
+    run = trained(train, labels, tmp_path / "run", installed("jax"))
+    argv = ("--checkpoint", run, "--format", "stablehlo", "--out", tmp_path / "model")
+    before, replace = contents(tmp_path), atomic.replace
+
+    def full(path, content):
+        if path.name == "model":
+            raise OSError(28, "No space left on device")
+        replace(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(atomic, "replace", full)
+        finished = export(*argv)
+    assert finished.code == 5
+    assert f"{tmp_path / 'model'}: cannot be written: No space left" in finished.error()
+    assert contents(tmp_path) == before
+    assert export(*argv).code == 0  # nothing is in its way
 
 
 def test_a_directory_that_fills_meanwhile_is_kept(tmp_path):
