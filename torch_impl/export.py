@@ -229,8 +229,18 @@ def unroll_scripted(cell_with, weights, inputs, valid, state, reverse, carry, **
 
 
 def scripting(kernel: Callable, cell_with: Callable) -> Callable:
-    """Return a layer's unrolling by torch's kernel, and by a script where there is none."""
-    return partial(kernel, slowly=partial(unroll_scripted, cell_with))
+    """Return a layer's unrolling by torch's kernel, and by a script where there is none.
+
+    Nor is there one for a state that is wider than the readings: some processors' would round it.
+    """
+    slowly = partial(unroll_scripted, cell_with)
+
+    def run(weights, inputs, valid, state, *others, **options):
+        if state[-1].dtype != inputs.dtype:
+            return slowly(weights, inputs, valid, state, *others, **options)
+        return kernel(weights, inputs, valid, state, *others, slowly=slowly, **options)
+
+    return run
 
 
 SCRIPTED = recurrent.with_unroll(
