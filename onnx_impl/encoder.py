@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from onnx import TensorProto, helper
 
+from onnx_impl.cells import standardize
 from onnx_impl.graph import Graph, whole
 from spec.config import ModelConfig
 from spec.params import position_rates
@@ -37,10 +38,7 @@ def linear(graph: Graph, params: Mapping[str, np.ndarray], name: str, x: str) ->
 def layer_norm(graph: Graph, params: Mapping[str, np.ndarray], name: str, x: str) -> str:
     """Shift and scale each row to mean 0 and variance 1, then by a weight and a bias."""
     weight, bias = params[f"{name}.weight"], params[f"{name}.bias"]
-    moved = graph("Sub", x, graph("ReduceMean", x, whole(-1)))
-    variance = graph("ReduceMean", graph("Mul", moved, moved), whole(-1))
-    root = graph("Sqrt", graph("Add", variance, weight.dtype.type(1e-5)))
-    return graph("Add", graph("Mul", graph("Div", moved, root), weight), bias)
+    return graph("Add", graph("Mul", standardize(graph, x), weight), bias)
 
 
 def gelu(graph: Graph, x: str, number: Callable) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 OPSET, IR_VERSION = 18, 8  # which onnxruntime 1.14 and later read
 
@@ -13,15 +13,16 @@ class Graph:
     """Nodes and constants in the order in which they were added.
 
     graph("Add", x, y) adds a node and returns the name of its output; a NumPy array among the
-    inputs becomes a constant. `dtype` is that of the model's arithmetic. Within a loop the body is
-    a graph of its own, `within` the other, whose values and constants it sees.
+    inputs becomes a constant. `dtype` is that of the model's arithmetic. The body of a loop is a
+    graph of its own, `within` the other, whose values and constants it sees.
     """
 
     def __init__(self, dtype: str, within: "Graph | None" = None) -> None:
         self.dtype = dtype
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = within.constants if within else []
-        self.start = "body_" if within else ""  # of its names, which differ from the other's
+        # Of its names, which differ from those of every other graph.
+        self.start = f"{within.start}body_{len(within.nodes)}_" if within else ""
 
     def __call__(self, operator: str, *inputs: Any, outputs: int = 1, **attributes: Any) -> Any:
         number = len(self.nodes)
@@ -31,30 +32,36 @@ class Graph:
         self.nodes.append(helper.make_node(operator, given, names, names[0], **attributes))
         return names if outputs > 1 else names[0]
 
-    def loop(self, steps: int, carried: Sequence[str], body: Callable) -> str:
-        """Run a body `steps` times; return what it gives at each, [steps, ..].
+    def scan(
+        self, carried: Sequence[str], read: Sequence[str], reverse: bool, body: Callable
+    ) -> tuple[list[str], str]:
+        """Run a body over the first axis of arrays, last part first if `reverse`.
 
         Args:
           carried: first values of what a step hands on to the next.
-          body: a graph of its own and the names of what is carried -> the next ones, and the step's.
+          read: the arrays, of each of which a step sees its own part.
+          body: a graph of its own, the names of what is carried and of what is read -> the next
+            ones, and the step's.
+
+        Returns:
+          the last values carried; what the steps gave, in the order of what they read.
         """
         inner = Graph(self.dtype, within=self)
-        before = [f"carried_{n}" for n in range(len(carried))]
-        after, found = body(inner, before)
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.dtype))
-        always = inner("Identity", np.True_)
-
-        def described(*names: str, kind: int = kind, shape: tuple | None = None) -> list:
-            return [helper.make_tensor_value_info(name, kind, shape) for name in names]
-
-        step = described("step", kind=TensorProto.INT64, shape=())
-        ends = described("goes_on", kind=TensorProto.BOOL, shape=())
-        goes_on = described(always, kind=TensorProto.BOOL, shape=())
-        inputs = [*step, *ends, *described(*before)]
-        outputs = [*goes_on, *described(*after, found)]
-        graph = helper.make_graph(inner.nodes, "body", inputs, outputs)
-        count = len(carried) + 1
-        return self("Loop", np.int64(steps), "", *carried, outputs=count, body=graph)[-1]
+        names = [f"{inner.start}input_{n}" for n in range(len(carried) + len(read))]
+        after, found = body(inner, names[: len(carried)], names[len(carried) :])
+        # Types and shapes are those that stand outside.
+        values = ([ValueInfoProto(name=n) for n in own] for own in (names, [*after, found]))
+        *last, found = self(
+            "Scan",
+            *carried,
+            *read,
+            outputs=len(carried) + 1,
+            body=helper.make_graph(inner.nodes, f"{inner.start}graph", *values),
+            num_scan_inputs=len(read),
+            scan_input_directions=[int(reverse)] * len(read),
+            scan_output_directions=[int(reverse)],
+        )
+        return last, found
 
     def named(self, value: Any) -> str:
         """Return a value's name; an array is added as a constant."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from onnx import TensorProto
 
+from onnx_impl.cells import CELLS, scanned
 from onnx_impl.encoder import embedding, linear, multi_head_attention, transformer_encoder
 from onnx_impl.graph import Graph, whole
 from spec.config import ModelConfig
@@ -38,23 +39,27 @@ def gates(order: Sequence[int], coupled: bool, *parts: np.ndarray) -> np.ndarray
     return np.concatenate(found)
 
 
+def has_operator(graph: Graph, config: ModelConfig, params: Mapping[str, np.ndarray]) -> bool:
+    """Tell whether ONNX has an operator for a layer with such cells, and onnxruntime a kernel."""
+    known = not config.zoneout and not {"weight_hr", "gain_ih"} & set(params)
+    return known and graph.dtype == "float32"
+
+
 def layer(
     graph: Graph,
     config: ModelConfig,
     directions: Sequence[Mapping[str, np.ndarray]],
     inputs: str,
-    lengths: str = "",
-    first: Sequence[str] = (),
+    lengths: str,
 ) -> tuple[str, list[str]]:
-    """Run one layer over inputs [T, B, D], or one step of a decoder, which is a layer of one step.
+    """Run one layer over inputs [T, B, D] by ONNX's operator.
 
     Args:
       directions: a cell's parameters for each.
-      lengths: real steps of each sequence [B]; none when all have T.
-      first: states [directions, B, H], h and of an LSTM c; none for zeros.
+      lengths: real steps of each sequence [B], int32.
 
     Returns:
-      outputs [T, directions, B, H]; last states, as the first.
+      outputs [T, B, F], zero past each end; last states [B, F], h and of an LSTM c.
     """
     H = directions[0]["weight_hh"].shape[1]
     coupled = config.cell == "lstm" and len(directions[0]["weight_ih"]) == 3 * H
@@ -68,9 +73,9 @@ def layer(
         parts = ([own[name] for name in names] for own in directions)
         return np.stack([gates(ORDER[order], coupled, *own) for own in parts])
 
-    optional = list(first)
+    optional = []
     if "weight_ch" in directions[0]:
-        optional = [*(first or ("", "")), stacked("weight_ch", order="peepholes")]
+        optional = ["", "", stacked("weight_ch", order="peepholes")]  # first states of zeros
     outputs, *last = graph(
         config.cell.upper(),
         inputs,
@@ -84,26 +89,31 @@ def layer(
         direction="bidirectional" if len(directions) == 2 else "forward",
         **options,
     )
-    return outputs, last
+    by_step = graph("Transpose", outputs, perm=(0, 2, 1, 3))  # [T, B, directions, H]
+    states = [graph("Transpose", part, perm=(1, 0, 2)) for part in last]  # [B, directions, H]
+    outputs = graph("Reshape", by_step, whole(0, 0, -1))
+    return outputs, [graph("Reshape", part, whole(0, -1)) for part in states]
 
 
 def recurrent(
-    graph: Graph, config: ModelConfig, params: Mapping[str, np.ndarray], inputs: str, lengths: str
+    graph: Graph,
+    config: ModelConfig,
+    params: Mapping[str, np.ndarray],
+    inputs: str,
+    lengths: str,
+    valid: str,
 ) -> tuple[str, list[str]]:
-    """Run recurrent layers over inputs [B, T, D]; return outputs [T, B, F] and the last states."""
-    lengths = graph("Cast", lengths, to=TensorProto.INT32)
-    below, last = graph("Transpose", inputs, perm=(1, 0, 2)), []
-    for n, directions in enumerate(split_layers(params)):
-        outputs, last = layer(graph, config, directions, below, lengths)
-        by_step = graph("Transpose", outputs, perm=(0, 2, 1, 3))  # [T, B, directions, H]
-        above = graph("Reshape", by_step, whole(0, 0, -1))
+    """Run recurrent layers over inputs [B, T, D]: outputs [T, B, F], last states [B, F]."""
+    layers, last = split_layers(params), []
+    below = graph("Transpose", inputs, perm=(1, 0, 2))
+    if has_operator(graph, config, layers[0][0]):
+        run, steps = layer, graph("Cast", lengths, to=TensorProto.INT32)
+    else:
+        run, steps = scanned, graph("Unsqueeze", graph("Transpose", valid, perm=(1, 0)), whole(2))
+    for n, directions in enumerate(layers):
+        above, last = run(graph, config, directions, below, steps)
         below = graph("Add", above, below) if n and config.residual else above
     return below, last
-
-
-def side_by_side(graph: Graph, state: str) -> str:
-    """Lay the directions of a state [directions, B, H] beside each other: [B, F]."""
-    return graph("Reshape", graph("Transpose", state, perm=(1, 0, 2)), whole(0, -1))
 
 
 def at_end(graph: Graph, y: str, lengths: str, times: str) -> str:
@@ -121,7 +131,7 @@ def last_layer(graph: Graph, config: ModelConfig, y: str, lengths: str, times: s
     if not config.bidirectional:
         return end
     start = graph("Gather", y, np.int64(0), axis=1)
-    forward = np.arange(config.encoded_size) < config.hidden_size
+    forward = np.arange(config.encoded_size) < config.encoded_size // 2
     return graph("Where", forward, end, start)
 
 
@@ -196,18 +206,17 @@ def decode(
     own = arrays["attention"]
     compared = compared_keys(graph, config, own, keys)
 
-    def step(graph: Graph, carried: Sequence[str]) -> tuple[list[str], str]:
+    def step(graph: Graph, carried: Sequence[str], now: Sequence[str]) -> tuple[list[str], str]:
         value, h, *c = carried
         context = attention(graph, config, own, h, keys, compared, valid)
         inputs = graph("Concat", value, context, axis=-1)
-        inputs, *first = (graph("Unsqueeze", part, whole(0)) for part in (inputs, h, *c))
-        _, last = layer(graph, config, [arrays["decoder"]], inputs, first=first)
-        h, *c = (graph("Squeeze", part, whole(0)) for part in last)
+        h, *c = CELLS[config.cell](graph, config, arrays["decoder"], inputs, h, *c)
         features = graph("Concat", context, h, axis=-1)
         value = linear(graph, arrays["head"], "", features)
         return [value, h, *c], graph("Identity", value)  # an output has a name of its own
 
-    values = graph.loop(config.forecast_steps, [value, *states], step)
+    K = graph("Range", *(np.int64(n) for n in (0, config.forecast_steps, 1)))
+    _, values = graph.scan([value, *states], [K], False, step)
     return graph("Reshape", graph("Transpose", values, perm=(1, 0, 2)), whole(0, -1))
 
 
@@ -224,15 +233,15 @@ def model(
     zero = np.zeros((), graph.dtype)
     inputs = graph("Where", graph("Unsqueeze", valid, whole(2)), inputs, zero)
     if config.recurrent:
-        outputs, states = recurrent(graph, config, part(f"{config.cell}."), inputs, lengths)
-        features = side_by_side(graph, states[0])
+        own = part(f"{config.cell}.")
+        outputs, states = recurrent(graph, config, own, inputs, lengths, valid)
+        features = states[0]
         keys = graph("Transpose", outputs, perm=(1, 0, 2))
         if config.decodes:
-            first = [features, *(side_by_side(graph, part) for part in states[1:])]
             own = {name: part(f"{name}.") for name in ("attention", "decoder", "head")}
             fed_back = graph("Gather", inputs, whole(*config.fed_back), axis=2)
             value = at_end(graph, fed_back, lengths, times)
-            return decode(graph, config, own, keys, valid, first, value)
+            return decode(graph, config, own, keys, valid, states, value)
         if config.residual:  # the operator's own last state lacks what was added to it
             features = last_layer(graph, config, keys, lengths, times)
         if config.attends:

@@ -21,7 +21,6 @@ onnx = pytest.importorskip("onnx", reason=REASON)
 onnxruntime = pytest.importorskip("onnxruntime", reason=REASON)
 
 NAME = "export.py, onnx (float32)"
-REFUSED = ("proj_size", "layer_norm", "zoneout")
 # Options of the recurrent layers that ONNX's operators have, or that only training has.
 OPTIONS_OF_LAYERS = [
     Case("lstm", ragged=True, options=Recurrence(peepholes=True, forget_bias=1.0)),
@@ -41,7 +40,7 @@ OPTIONS_OF_LAYERS = [
             residual=True, input_dropout=0.2, recurrent_dropout=0.4, truncated_bptt_steps=2
         ),
     ),
-    Case(  # the decoder's cell is plain
+    Case(
         "lstm_seq2seq",
         steps=3,
         ragged=True,
@@ -51,13 +50,46 @@ OPTIONS_OF_LAYERS = [
 ]
 
 
-def expressible(case):
-    return not any(getattr(case.options, name) for name in REFUSED)
+# Options that they do not have: such layers are a Scan of one step.
+SCANNED = [
+    Case("rnn", ragged=True, bidirectional=True, options=Recurrence(zoneout=0.3)),
+    Case("rnn", nonlinearity="relu", layers=2, options=Recurrence(zoneout=0.6, residual=True)),
+    Case("gru", ragged=True, reset_after=False, options=Recurrence(zoneout=0.2)),
+    Case("gru", layers=2, bidirectional=True, ragged=True, options=Recurrence(zoneout=0.2)),
+    Case("lstm", ragged=True, bidirectional=True, layers=2, options=Recurrence(proj_size=3)),
+    Case("lstm", ragged=True, options=Recurrence(zoneout=0.4, peepholes=True)),
+    Case(
+        "lstm", ragged=True, options=Recurrence(layer_norm=True, peepholes=True, coupled_gates=True)
+    ),
+    Case(
+        "lstm_attention",
+        layers=3,
+        bidirectional=True,
+        ragged=True,
+        options=Recurrence(
+            proj_size=2,
+            layer_norm=True,
+            peepholes=True,
+            coupled_gates=True,
+            zoneout=0.1,
+            residual=True,
+        ),
+    ),
+    Case("lstm", ragged=True, every_step=True, options=Recurrence(layer_norm=True)),
+    Case(  # a decoder's cell has the encoder's form, and no zoneout
+        "lstm_seq2seq",
+        steps=3,
+        ragged=True,
+        options=Recurrence(layer_norm=True, peepholes=True, zoneout=0.3),
+    ),
+]
+EVERY_CASE = [*CASES, *OPTIONS_OF_LAYERS, *SCANNED]
+RECURRENT = [case for case in EVERY_CASE if case.config.recurrent]
 
 
-@pytest.mark.parametrize("case", [*filter(expressible, CASES), *OPTIONS_OF_LAYERS], ids=str)
+@pytest.mark.parametrize("case", EVERY_CASE, ids=str)
 def test_file_matches_reference(case):
-    """In float32, for which alone onnxruntime has recurrent operators."""
+    """In float32, for which onnxruntime has recurrent operators."""
     found = answers_of("onnx", case, "float32")
     narrow = {name: array.astype(np.float32) for name, array in case.params.items()}
     expected = true_answers(case, narrow)
@@ -68,13 +100,28 @@ def test_file_matches_reference(case):
 
 
 @pytest.mark.parametrize(
-    "case",
-    [c for c in CASES if not c.config.recurrent and c.activation != "gelu"],
+    "case", [c for c in EVERY_CASE if c.config.recurrent or c.activation != "gelu"], ids=str
+)
+def test_file_matches_reference_in_float64(case):
+    """But for Erf, which the GELU takes, onnxruntime has every elementary operator in float64."""
+    assert_same(answers_of("onnx", case, "float64"), true_answers(case, case.params))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "case"),
+    [(dtype, case) for dtype in ("float32", "float64") for case in RECURRENT],
     ids=str,
 )
-def test_transformer_in_float64(case):
-    """But for Erf, which the GELU takes, onnxruntime has a Transformer's operators in float64."""
-    assert_same(answers_of("onnx", case, "float64"), true_answers(case, case.params))
+def test_layers_are_operators_where_there_are_such(dtype, case):
+    """A Scan of elementary operators takes longer."""
+    import onnx_impl
+
+    content = onnx_impl.export(case.config, case.params, dtype, units_of(case), "onnx", "{}")
+    kinds = {node.op_type for node in onnx.load_from_string(content).graph.node}
+    known = not (case.options.zoneout or case.options.proj_size or case.options.layer_norm)
+    expected = {case.config.cell.upper()} if known and dtype == "float32" else {"Scan"}
+    expected |= {"Scan"} if case.config.decodes else set()
+    assert kinds & {"RNN", "GRU", "LSTM", "Scan", "Loop"} == expected
 
 
 @pytest.mark.parametrize("case", FORECASTS, ids=str)
@@ -110,25 +157,16 @@ def test_a_decoder_is_one_step_whatever_the_steps_of_its_forecast():
     assert sizes[1] - sizes[0] <= units + 32  # and longer numbers for shapes
 
 
-@pytest.mark.parametrize(
-    ("cell", "name", "value"),
-    [
-        ("lstm", "proj_size", 3),
-        ("lstm", "layer_norm", True),
-        ("lstm", "zoneout", 0.1),
-        ("gru", "zoneout", 0.1),
-        ("rnn", "zoneout", 0.1),
-    ],
-)
-def test_what_no_operator_has_is_refused(cell, name, value):
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_narrow_dtype_is_refused(dtype):
     import onnx_impl
 
-    case = Case(cell, options=Recurrence(**{name: value}))
+    case = CASES[0]
     with pytest.raises(ConfigError) as error:
-        onnx_impl.export(case.config, case.params, "float64", units_of(case), "onnx", "{}")
+        onnx_impl.export(case.config, case.params, dtype, units_of(case), "onnx", "{}")
     assert str(error.value) == (
-        f"--format onnx: its operator {cell.upper()} has nothing for --{name}; choose torchscript, "
-        "torch_export or stablehlo"
+        f"--format onnx: onnxruntime runs no such model in {dtype}; choose torchscript, "
+        "torch_export, stablehlo or safetensors, or train with --dtype float32"
     )
 
 
@@ -148,15 +186,17 @@ def test_names_open_sizes_and_labels_stand_in_the_file():
     assert session.get_modelmeta().custom_metadata_map == {"seqduet": record}
 
 
-@pytest.mark.parametrize("operator", ["RNN", "GRU", "LSTM", "Erf"])
-def test_float64_is_refused_for_what_onnxruntime_lacks(operator):
-    """If a release comes to have them, the test fails and the refusal can go."""
+def test_a_gelu_in_float64_is_refused():
     import onnx_impl
 
-    model = "transformer" if operator == "Erf" else operator.lower()
-    case = next(case for case in CASES if case.model == model and case.activation == "gelu")
-    with pytest.raises(ConfigError, match=f"onnxruntime runs {operator} in float32 only"):
+    case = next(c for c in CASES if c.model == "transformer" and c.activation == "gelu")
+    with pytest.raises(ConfigError, match="onnxruntime runs Erf in float32 only"):
         onnx_impl.export(case.config, case.params, "float64", units_of(case), "onnx", "{}")
+
+
+@pytest.mark.parametrize("operator", ["RNN", "GRU", "LSTM", "Erf"])
+def test_onnxruntime_lacks_operators_in_float64(operator):
+    """If a release comes to have them, the test fails: refusal and Scan can go."""
     double = onnx.TensorProto.DOUBLE
     gates = {"RNN": 1, "GRU": 3, "LSTM": 4, "Erf": 0}[operator]
     shapes = {"X": (2, 1, 3), "W": (1, 3 * gates, 3), "R": (1, 3 * gates, 3)}
