@@ -46,7 +46,8 @@ CASES = [
     Case("lstm_attention", options=Recurrence(proj_size=3, coupled_gates=True, peepholes=True)),
     Case("lstm_attention", bidirectional=True),
     Case("gru_attention", ragged=True, score="scaled_dot"),
-    Case("lstm_attention", ragged=True, score="general", self_attention=True),
+    # In one direction it makes the steps so alike that the scores' gradient cancels to 1 in 4000.
+    Case("lstm_attention", bidirectional=True, ragged=True, score="general", self_attention=True),
     Case("lstm_attention", layers=2, ragged=True, task="classification"),
     Case("transformer", ragged=True, norm_first=True, task="classification"),
     Case("transformer", ragged=True, positions="learned", activation="relu", pooling="attention"),
