@@ -20,8 +20,8 @@ def main(argv: list[str]) -> int | None:
         say(note)
     stop = StopRequest()
     stop.listen()  # A file begun is finished.
-    for path, content in report.files:
-        atomic.write(Path(path), content)
+    atomic.write_all([(Path(path), content) for path, content in report.files])
+    for path, _ in report.files:
         say(f"{report.rows} rows: {path}")
     measured = report.metrics or {}
     width = max([10, *(len(name) + 1 for name in measured)])

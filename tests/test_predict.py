@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiment import checkpoint
+from experiment import atomic, checkpoint
 from experiment.predictions import harmless
 from experiment.run_directory import BEST, LAST
 from tests.conftest import FRAMEWORKS, TINY, Finished, installed, series
@@ -156,7 +156,9 @@ def test_alone_or_in_a_batch_a_row_is_the_same(train, predict, numbers, tmp_path
         assert alone == pytest.approx(float(together[n][1]), abs=1e-6)
 
 
-def test_attention_is_spread_over_the_real_steps(train, predict, tmp_path, one_backend):
+def test_attention_is_spread_over_the_real_steps(
+    train, predict, tmp_path, one_backend, monkeypatch
+):
     path = tmp_path / "ragged.csv"
     rows = series(30, lambda last: last).splitlines()
     rows[3] = "0.5,-0.5,,,,1"  # a sequence of two steps
@@ -173,6 +175,16 @@ def test_attention_is_spread_over_the_real_steps(train, predict, tmp_path, one_b
     assert found[2][3:] == ["", "", ""]
     for row in found:
         assert sum(float(cell) for cell in row[1:] if cell) == pytest.approx(1, abs=1e-6)
+
+    def full(target, content, replace=atomic.replace):
+        if target.name == "second.csv":
+            raise OSError(28, "No space left on device")
+        replace(target, content)
+
+    monkeypatch.setattr(atomic, "replace", full)
+    finished = predict(*argv, "--out", tmp_path / "a.csv", "--attention", tmp_path / "second.csv")
+    assert finished.code == 5
+    assert not (tmp_path / "a.csv").exists()  # both or none
 
 
 def test_attention_of_a_model_without_is_refused(predict, run, numbers, tmp_path):
