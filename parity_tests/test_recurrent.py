@@ -215,6 +215,7 @@ def test_a_model_reaches_cudnn_when_asked_to(monkeypatch, asked, remat):
     program = str(jax.make_jaxpr(jax.grad(total))(params))
     if remat:  # the kernel runs on chunks of 3 steps, forward twice
         assert program.count("= rnn_fwd[") == 2 * program.count("= rnn_bwd[") == 4
+        assert set(re.findall(r":f32\[3,(\d+),\d+\].*= rnn_fwd\[", program)) == {"3"}
         return
     assert program.count("= rnn_fwd[") == program.count("= rnn_bwd[") == 2 * asked
     assert program.count("cudnn_allow_tf32=False") == 4 * asked

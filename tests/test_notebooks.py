@@ -30,6 +30,7 @@ def words(text: str, rounding: bool) -> list[str]:
     text = re.sub(r"(\w\.py):\d+", r"\1", text)
     if rounding:
         text = re.sub(r"\b[a-z]+(\.\w+)+\b", "ARRAY", text)
+    text = re.sub(r" +\]", "]", text)  # behind a number that happens to have fewer digits
     return NUMBER.sub("#", text).replace("-", " ").split()
 
 
