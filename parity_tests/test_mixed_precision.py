@@ -294,6 +294,19 @@ def test_long_memory_keeps_its_bits(side, layers):
     assert relative_error(found, truth) < 2 * UNIT_ROUNDOFF["bfloat16"]
 
 
+def test_weights_gradients_are_summed_in_float32():
+    """Over the chunks of JAX's fast LSTM: [H + D + 1, 4 H], in the program that it compiles."""
+    params, inputs = long_memory()
+    own = {name: jnp.asarray(array, "bfloat16") for name, array in params.items()}
+
+    def total(params):
+        return jax_impl.fast.lstm(params, jnp.asarray(inputs, "bfloat16"))[0].sum()
+
+    program = str(jax.make_jaxpr(jax.grad(total))(own))
+    assert ":f32[36,128] = dot_general" in program
+    assert ":bf16[36,128]" not in program
+
+
 def root_mean_square(x: np.ndarray) -> np.ndarray:
     moved = x - x.mean(axis=-1, keepdims=True)
     return moved / np.sqrt((moved**2).mean(axis=-1, keepdims=True) + 1e-5)
